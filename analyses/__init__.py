@@ -1,0 +1,1 @@
+"""One idea a module: public functions of a model and its inputs, frozen results, their figures."""

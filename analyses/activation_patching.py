@@ -1,0 +1,652 @@
+"""Which component, at which position, carries the behaviour?
+
+1. Run the clean and the corrupted prompts; keep the activations at the site in every layer.
+2. Denoising: run the corrupted prompt again with one activation replaced by its clean value.
+   Noising: run the clean prompt with one activation replaced by its corrupted value.
+3. Measure the metric at the last position, per prompt, and compare with the two baselines.
+4. Put a bootstrap interval over prompts around every effect.
+
+Source: Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262; Zhang & Nanda 2024,
+arXiv 2309.16042 (metrics, denoising against noising).
+
+Units and sign: an effect is a fraction. Denoising: (patched − corrupted) / (clean − corrupted), so
+1 is full recovery and 0 none. Noising: (clean − patched) / (clean − corrupted), so 1 is full
+destruction. It is the ratio of the means over prompts. Where the baselines are too close to divide
+by, effects are NaN and the changes (the numerators, in the metric's unit) are what is shown.
+
+Limits: denoising shows what suffices given the rest of the corrupted run, noising what is needed
+given the rest of the clean run; neither shows the path, and backup components hide each other. An
+effect is relative to this corruption: what clean and corrupted share cannot show up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+
+from workbench.core import evidence, plots, results
+from workbench.core.engine import metrics, preflight, running, sites
+from workbench.core.prompts.pairs import ContrastPairs
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+Direction = Literal["denoising", "noising"]
+DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
+POSITIONS = ("each", "all")
+ANALYSIS = "activation_patching.patch"
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchingResult(results.Result):
+    """Effect of patching each cell of a site, with per-prompt values and intervals.
+
+    Attributes:
+        site: Component kind.
+        axes: What the cells are indexed by, in order, out of layer, position and head.
+        metric: Scalar that was measured.
+        direction: "denoising" or "noising".
+        normalised: Whether the baselines were far enough apart to divide by.
+        effects: Ratio of means, a fraction; NaN throughout where `normalised` is False.
+        interval: Bootstrap interval of the effects over prompts; NaN with a single prompt.
+        changes: Mean numerator, in the metric's unit.
+        change_interval: Bootstrap interval of the changes.
+        per_prompt: Metric of each prompt in each patched run, in the metric's unit.
+        clean: Metric of each clean prompt.
+        corrupted: Metric of each corrupted prompt.
+        confidence: Level of the intervals.
+        pairs: What was run.
+        preflight: What was checked before the run.
+    """
+
+    site: str
+    axes: tuple[str, ...]
+    metric: str
+    direction: str
+    normalised: bool
+    effects: Float[np.ndarray, "*cell"]
+    interval: Float[np.ndarray, "bound *cell"]
+    changes: Float[np.ndarray, "*cell"]
+    change_interval: Float[np.ndarray, "bound *cell"]
+    per_prompt: Float[np.ndarray, "prompt *cell"]
+    clean: Float[np.ndarray, " prompt"]
+    corrupted: Float[np.ndarray, " prompt"]
+    confidence: float
+    pairs: ContrastPairs
+    preflight: preflight.Preflight
+
+    @property
+    def shown(self) -> Float[np.ndarray, "*cell"]:
+        """What figure, table and summary rank by: effects, or changes where not normalised."""
+        return self.effects if self.normalised else self.changes
+
+    @property
+    def unit(self) -> str:
+        """Unit of `shown`, for axis titles."""
+        unit = metrics.UNITS[self.metric]
+        if not self.normalised:
+            return f"change of the {self.metric.replace('_', ' ')} ({unit}), not normalised"
+        return "fraction recovered" if self.direction == "denoising" else "fraction destroyed"
+
+    def label(self, cell: tuple[int, ...]) -> str:
+        """A cell in the field's notation, for example `L2H5 at position 9 ("to")`."""
+        index = dict(zip(self.axes, cell, strict=True))
+        name = f"L{index['layer']}" + (f"H{index['head']}" if "head" in index else "")
+        if "position" not in index:
+            return name
+        token = self.pairs.position_labels()[index["position"]]
+        return f'{name} at position {index["position"]} ("{token.strip()}")'
+
+    def strongest(self, n: int = 5) -> list[tuple[int, ...]]:
+        """The n cells of largest absolute effect, strongest first."""
+        order = np.argsort(-np.abs(self.shown), axis=None, kind="stable")[:n]
+        return [tuple(int(i) for i in np.unravel_index(flat, self.shown.shape)) for flat in order]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cell: its axes, token, effect and change with intervals, and n."""
+        cells = list(np.ndindex(self.effects.shape))
+        frame = pd.DataFrame(cells, columns=list(self.axes))
+        if "position" in self.axes:
+            frame["token"] = [self.pairs.position_labels()[p] for p in frame["position"]]
+        columns = {
+            "effect": self.effects,
+            "effect_low": self.interval[0],
+            "effect_high": self.interval[1],
+            "change": self.changes,
+            "change_low": self.change_interval[0],
+            "change_high": self.change_interval[1],
+        }
+        for name, values in columns.items():
+            frame[name] = values.ravel()
+        frame["n"] = len(self.pairs)
+        return frame
+
+    def figure(self, selected: tuple[int, ...] | None = None) -> go.Figure:
+        """Heat map (or bars, where only the layer is left), zero-centred.
+
+        Args:
+            selected: Cell to mark, as indices of the axes.
+
+        Returns:
+            The figure; each cell's hover text carries its interval.
+        """
+        grid = self.grid()
+        if grid.column_title is None:
+            bounds = self.interval if self.normalised else self.change_interval
+            return plots.bars(
+                self.shown, bounds[0], bounds[1], labels=list(grid.rows), value_title=self.unit
+            )
+        return plots.heatmap(
+            grid.values,
+            row_labels=list(grid.rows),
+            column_labels=list(grid.columns),
+            row_title=grid.row_title,
+            column_title=grid.column_title,
+            colour_title=self.unit,
+            hover=grid.hover,
+            selected=self.to_grid(selected) if selected is not None else None,
+        )
+
+    def grid(self) -> Grid:
+        """The cells laid out in two dimensions: layers (or layer and head) upward."""
+        layers, values, hover = self.shown.shape[0], self.shown, self._hover()
+        if "head" in self.axes and "position" in self.axes:
+            heads = self.shown.shape[2]
+            values = np.moveaxis(values, 2, 1).reshape(layers * heads, -1)
+            hover = np.moveaxis(hover, 2, 1).reshape(layers * heads, -1)
+            rows = tuple(f"L{i}H{h}" for i in range(layers) for h in range(heads))
+            return Grid(values, rows, self._positions(), "head", "position", hover)
+        rows = tuple(f"L{layer}" for layer in range(layers))
+        if "position" in self.axes:
+            return Grid(values, rows, self._positions(), "layer", "position", hover)
+        if "head" in self.axes:
+            columns = tuple(f"H{head}" for head in range(self.shown.shape[1]))
+            return Grid(values, rows, columns, "layer", "head", hover)
+        return Grid(values[:, None], rows, (), "layer", None, hover[:, None])
+
+    def to_grid(self, cell: tuple[int, ...]) -> tuple[int, int]:
+        """Row and column at which `grid` shows a cell."""
+        index = dict(zip(self.axes, cell, strict=True))
+        if self.axes == ("layer", "position", "head"):
+            return index["layer"] * self.shown.shape[2] + index["head"], index["position"]
+        return cell[0], cell[1] if len(cell) > 1 else 0
+
+    def from_grid(self, row: int, column: int) -> tuple[int, ...]:
+        """The cell that `grid` shows at a row and column."""
+        if self.axes == ("layer", "position", "head"):
+            layer, head = divmod(row, self.shown.shape[2])
+            return layer, column, head
+        return (row, column)[: len(self.axes)]
+
+    def summary(self) -> str:
+        """What was patched, the baselines, and the strongest cells with their intervals."""
+        n = len(self.pairs)
+        metric, unit = self.metric.replace("_", " "), metrics.UNITS[self.metric]
+        lines = [
+            f"{self.direction.capitalize()} {sites.SITES[self.site].title} of "
+            f"{self.provenance.model} on {self.pairs.name}: mean {metric} {self.clean.mean():.3f} "
+            f"clean and {self.corrupted.mean():.3f} corrupted ({unit}, n = {n})."
+        ]
+        if not self.normalised:
+            lines.append("The baselines are too close to divide by, so raw changes are shown.")
+        bounds = self.interval if self.normalised else self.change_interval
+        best = [
+            f"{self.label(cell)} {self.shown[cell]:.3f}"
+            + (f" [{bounds[0][cell]:.3f}, {bounds[1][cell]:.3f}]" if n > 1 else "")
+            for cell in self.strongest(3)
+            if self.shown[cell] != 0
+        ]
+        how_sure = f"{self.confidence:.0%} bootstrap intervals over prompts"
+        if n == 1:
+            how_sure = "no interval: one prompt says nothing about the spread over prompts"
+        if not best:
+            return " ".join([*lines, "Patching changes nothing anywhere, to the bit."])
+        lines.append(f"Strongest ({self.unit}): {'; '.join(best)}. {how_sure.capitalize()}.")
+        return " ".join(lines)
+
+    def script(self) -> str:
+        """Python code that computes this result again."""
+        parameters = self.provenance.parameters
+        arguments = "".join(f"    {name}={parameters[name]!r},\n" for name in _SCRIPT_ARGUMENTS)
+        return (
+            "from workbench import ContrastPairs, load_model\n"
+            "from analyses import activation_patching\n\n"
+            f"model = load_model({self.provenance.model!r})\n"
+            f"pairs = {self.pairs.code}\n"
+            f"result = activation_patching.patch(\n    model,\n    pairs,\n{arguments})\n"
+            "print(result.summary())\n"
+        )
+
+    def _positions(self) -> tuple[str, ...]:
+        return tuple(plots.token_labels(self.pairs.position_labels()))
+
+    def _hover(self) -> np.ndarray:
+        text = np.empty(self.shown.shape, dtype=object)
+        bounds = self.interval if self.normalised else self.change_interval
+        for cell in np.ndindex(self.shown.shape):
+            low, high = bounds[0][cell], bounds[1][cell]
+            known = np.isfinite(low) and np.isfinite(high)
+            text[cell] = f"{self.confidence:.0%} [{low:.3f}, {high:.3f}]" if known else "n = 1"
+        return text
+
+
+_SCRIPT_ARGUMENTS = (
+    "site",
+    "metric",
+    "direction",
+    "positions",
+    "confidence",
+    "n_resamples",
+    "seed",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A result laid out in two dimensions, ready to be drawn.
+
+    Attributes:
+        values: What is shown.
+        rows: Label of each row, lowest first.
+        columns: Label of each column, left first; empty where there is one unnamed column.
+        row_title: What the rows are.
+        column_title: What the columns are, None where there is one unnamed column.
+        hover: Further text of each cell.
+    """
+
+    values: Float[np.ndarray, "row column"]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    row_title: str
+    column_title: str | None
+    hover: np.ndarray
+
+
+def patch(
+    model: TransformerBridge,
+    pairs: ContrastPairs,
+    *,
+    site: str = "resid_pre",
+    metric: str = "logit_difference",
+    direction: str = "denoising",
+    positions: str = "each",
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    batch_size: int = 256,
+    checks: preflight.Preflight | None = None,
+    progress: running.Progress | None = None,
+) -> PatchingResult:
+    """Patch every cell of a site, one at a time, exactly.
+
+    Args:
+        model: Any bridge; it is not changed, and may be in use by other threads.
+        pairs: Clean and corrupted prompts with answers.
+        site: "resid_pre", "attn_out", "mlp_out" or "z" (per head).
+        metric: "logit_difference", "probability", "kl_divergence", "cross_entropy" or "rank".
+        direction: "denoising" or "noising".
+        positions: "each" patches one position at a time; "all" patches all at once, and the
+            position axis goes.
+        confidence: Level of the intervals.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the bootstrap.
+        batch_size: Most prompts in one forward pass.
+        checks: Outcome of `preflight.check` for the same arguments, if it was made already.
+        progress: Called with the fraction done and a note; may raise to cancel, which leaves
+            nothing behind.
+
+    Returns:
+        The effects with their intervals.
+
+    Raises:
+        ValueError: If an argument is unknown, positions do not line up, or the model's logits are
+            not finite.
+    """
+    started = time.perf_counter()
+    report = progress or running.no_progress
+    place, names = sites.resolve(model, site)
+    _require_arguments(pairs, metric, direction, positions, confidence)
+    checks = checks or preflight.check(
+        model, pairs, site=site, metric=metric, positions=positions, progress=_part(report, 0, 0.1)
+    )
+    sweep = _Sweep(model, pairs, place, names, metric, direction, positions)
+    per_prompt, clean, corrupted = sweep.run(batch_size, _part(report, 0.1, 0.95))
+    report(0.95, "bootstrap intervals")
+    level = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
+    numerators = _numerators(per_prompt, clean, corrupted, direction)
+    normalised = not preflight.too_close(clean, corrupted)
+    effects, interval = _effects(numerators, clean - corrupted, normalised, level)
+    flat = numerators.reshape(len(pairs), -1)
+    change_interval = evidence.mean_interval(flat, **level).reshape(interval.shape)
+    return PatchingResult(
+        provenance=results.provenance(
+            model,
+            analysis=ANALYSIS,
+            parameters=parameters(
+                pairs, site=site, metric=metric, direction=direction, positions=positions, **level
+            ),
+            seed=seed,
+            wall_time=time.perf_counter() - started,
+        ),
+        site=site,
+        axes=sweep.axes,
+        metric=metric,
+        direction=direction,
+        normalised=normalised,
+        effects=effects,
+        interval=interval,
+        changes=numerators.mean(0),
+        change_interval=change_interval,
+        per_prompt=per_prompt,
+        clean=clean,
+        corrupted=corrupted,
+        confidence=confidence,
+        pairs=pairs,
+        preflight=checks,
+    )
+
+
+def parameters(
+    pairs: ContrastPairs,
+    *,
+    site: str = "resid_pre",
+    metric: str = "logit_difference",
+    direction: str = "denoising",
+    positions: str = "each",
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything that determines a result apart from the model, to find a stored run by.
+
+    Args:
+        pairs: As for `patch`.
+        site: As for `patch`.
+        metric: As for `patch`.
+        direction: As for `patch`.
+        positions: As for `patch`.
+        confidence: As for `patch`.
+        n_resamples: As for `patch`.
+        seed: As for `patch`.
+
+    Returns:
+        JSON types only.
+    """
+    return {
+        "site": site,
+        "metric": metric,
+        "direction": direction,
+        "positions": positions,
+        "confidence": confidence,
+        "n_resamples": n_resamples,
+        "seed": seed,
+        "pairs": pairs.digest(),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class CellInspection(results.Result):
+    """What the model says next before and after one patch, for one prompt.
+
+    Attributes:
+        label: The cell in the field's notation.
+        prompt: The prompt that was run and patched.
+        tokens: The tokens that are among the top ones before or after, most probable after first.
+        before: Their probabilities in the unpatched run.
+        after: Their probabilities in the patched run.
+    """
+
+    label: str
+    prompt: str
+    tokens: tuple[str, ...]
+    before: Float[np.ndarray, " token"]
+    after: Float[np.ndarray, " token"]
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("before", "after", "change")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a token: probability before, after, and the change."""
+        return pd.DataFrame(
+            {
+                "token": self.tokens,
+                "before": self.before,
+                "after": self.after,
+                "change": self.after - self.before,
+            }
+        )
+
+    def figure(self) -> go.Figure:
+        """Probabilities before and after as paired bars."""
+        labels = plots.token_labels(self.tokens, numbered=False)
+        # Two tokens may read the same, so bars stand at places that are labelled, not at labels.
+        places = list(range(len(labels)))
+        bars = [
+            go.Bar(name=name, y=places, x=values, orientation="h")
+            for name, values in (("before", self.before), ("after", self.after))
+        ]
+        figure = go.Figure(bars).update_layout(template=plots.TEMPLATE, barmode="group")
+        figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=labels)
+        return figure.update_xaxes(title="probability", range=[0, 1])
+
+    def summary(self) -> str:
+        """The top token before and after, with probabilities."""
+        top, was = int(self.after.argmax()), int(self.before.argmax())
+        return (
+            f"Patching {self.label} in {self.prompt!r}: the top token was {self.tokens[was]!r} "
+            f"({self.before[was]:.3f}) and is {self.tokens[top]!r} ({self.after[top]:.3f})."
+        )
+
+
+def inspect_cell(
+    model: TransformerBridge,
+    result: PatchingResult,
+    cell: tuple[int, ...],
+    *,
+    prompt: int = 0,
+    k: int = 10,
+) -> CellInspection:
+    """Top tokens before and after one patch of a result, for one of its prompts.
+
+    Args:
+        model: The bridge that the result is of.
+        result: Says site, direction and pairs.
+        cell: Indices of the result's axes.
+        prompt: Which pair.
+        k: How many top tokens of each run.
+
+    Returns:
+        The tokens with their probabilities.
+
+    Raises:
+        ValueError: If the cell or the prompt is not in the result.
+    """
+    started = time.perf_counter()
+    if len(cell) != len(result.axes) or any(
+        not 0 <= i < size for i, size in zip(cell, result.effects.shape, strict=True)
+    ):
+        raise ValueError(f"cell {cell} is not in a grid of {result.effects.shape} {result.axes}")
+    if not 0 <= prompt < len(result.pairs):
+        raise ValueError(f"prompt {prompt} is not among the {len(result.pairs)} pairs")
+    place, names = sites.resolve(model, result.site)
+    clean, corrupted = result.pairs.batch([prompt])
+    source, base = (clean, corrupted) if result.direction == "denoising" else (corrupted, clean)
+    index = dict(zip(result.axes, cell, strict=True))
+    name = names[index["layer"]]
+    _, kept = running.run_and_keep(model, source, [name])
+    hook = _replacement(kept[name], index.get("position"), index.get("head"))
+    before = running.run(model, base)[0, -1].float().softmax(-1)
+    after = running.run(model, base, {name: hook})[0, -1].float().softmax(-1)
+    top = set(before.topk(min(k, len(before))).indices.tolist())
+    top |= set(after.topk(min(k, len(after))).indices.tolist())
+    ids = sorted(top, key=lambda token: (-float(after[token]), token))
+    texts = result.pairs.corrupted if result.direction == "denoising" else result.pairs.clean
+    return CellInspection(
+        provenance=results.provenance(
+            model,
+            analysis="activation_patching.inspect_cell",
+            parameters={"cell": list(cell), "prompt": prompt, "k": k},
+            seed=0,
+            wall_time=time.perf_counter() - started,
+        ),
+        label=result.label(cell),
+        prompt=texts[prompt],
+        tokens=tuple(model.tokenizer.decode([token]) for token in ids),
+        before=before[ids].cpu().numpy(),
+        after=after[ids].cpu().numpy(),
+    )
+
+
+def _require_arguments(
+    pairs: ContrastPairs, metric: str, direction: str, positions: str, confidence: float
+) -> None:
+    preflight.require_metric(pairs, metric)
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction = {direction!r}; expected one of {', '.join(DIRECTIONS)}")
+    if positions not in POSITIONS:
+        raise ValueError(f"positions = {positions!r}; expected one of {', '.join(POSITIONS)}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
+    if positions == "each":
+        pairs.position_labels()
+
+
+def _part(progress: running.Progress, start: float, end: float) -> running.Progress:
+    """Progress of a part of a run, which takes the fractions from start to end."""
+    return lambda fraction, note: progress(start + (end - start) * fraction, note)
+
+
+def _numerators(
+    per_prompt: Float[np.ndarray, "prompt *cell"],
+    clean: Float[np.ndarray, " prompt"],
+    corrupted: Float[np.ndarray, " prompt"],
+    direction: str,
+) -> Float[np.ndarray, "prompt *cell"]:
+    def over_cells(values: Float[np.ndarray, " prompt"]) -> np.ndarray:
+        return values.reshape(-1, *[1] * (per_prompt.ndim - 1))
+
+    if direction == "denoising":
+        return per_prompt - over_cells(corrupted)
+    return over_cells(clean) - per_prompt
+
+
+def _replacement(
+    source: torch.Tensor, position: int | None, head: int | None
+) -> running.HookFunction:
+    """A hook that writes the source's values over one position, head or both; None means all."""
+    where = (slice(None), slice(None) if position is None else position)
+    index = where if head is None else (*where, head)
+
+    def replace(activation: torch.Tensor) -> torch.Tensor:
+        patched = activation.clone()
+        patched[index] = source[index]
+        return patched
+
+    return replace
+
+
+def _effects(
+    numerators: Float[np.ndarray, "prompt *cell"],
+    gaps: Float[np.ndarray, " prompt"],
+    normalised: bool,
+    level: dict[str, Any],
+) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "bound *cell"]]:
+    """Ratio of means with its interval; NaN throughout where the gaps are too close to zero."""
+    shape = numerators.shape[1:]
+    if not normalised:
+        return np.full(shape, np.nan), np.full((2, *shape), np.nan)
+    interval = evidence.ratio_interval(numerators.reshape(len(gaps), -1), gaps, **level)
+    return numerators.mean(0) / gaps.mean(), interval.reshape(2, *shape)
+
+
+class _Sweep:
+    """One forward pass a cell, batch by batch."""
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        pairs: ContrastPairs,
+        site: sites.Site,
+        names: list[str],
+        metric: str,
+        direction: str,
+        positions: str,
+    ) -> None:
+        self._model, self._pairs, self._names = model, pairs, names
+        self._measure = metrics.METRICS[metric]
+        self._denoising = direction == "denoising"
+        self.axes = tuple(a for a in site.axes if a != "position" or positions == "each")
+        lengths = {"layer": len(names), "head": int(model.cfg.n_heads)}
+        lengths["position"] = len(pairs.clean_tokens[0])
+        self._shape = tuple(lengths[axis] for axis in self.axes)
+        self._first = pairs.first_differences()
+        if not preflight.is_causal(model):
+            self._first = np.zeros_like(self._first)
+
+    def run(
+        self, batch_size: int, progress: running.Progress
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per-prompt metric of every cell, and of the clean and corrupted runs."""
+        n = len(self._pairs)
+        patched, clean, corrupted = np.empty((n, *self._shape)), np.empty(n), np.empty(n)
+        batches = [
+            group[start : start + batch_size]
+            for group in self._pairs.groups()
+            for start in range(0, len(group), batch_size)
+        ]
+        for i, indices in enumerate(batches):
+            step = _part(progress, i / len(batches), (i + 1) / len(batches))
+            for part in self._batch(indices, step):
+                clean[indices], corrupted[indices] = part.clean, part.corrupted
+                patched[(indices, *part.cell)] = part.values
+        return patched, clean, corrupted
+
+    def _batch(self, indices: np.ndarray, progress: running.Progress) -> Iterator[_Part]:
+        model = self._model
+        clean_tokens, corrupted_tokens = self._pairs.batch(indices)
+        clean_logits, clean_kept = running.run_and_keep(model, clean_tokens, self._names)
+        corrupted_logits, corrupted_kept = running.run_and_keep(
+            model, corrupted_tokens, self._names
+        )
+        goal = preflight.targets(model, self._pairs, indices, clean_logits[:, -1])
+
+        def measured(logits: torch.Tensor) -> np.ndarray:
+            preflight.require_finite(model, logits[:, -1])
+            return self._measure(logits[:, -1].float(), goal).double().cpu().numpy()
+
+        clean, corrupted = measured(clean_logits), measured(corrupted_logits)
+        source = clean_kept if self._denoising else corrupted_kept
+        base = corrupted_tokens if self._denoising else clean_tokens
+        unpatched = corrupted if self._denoising else clean
+        cells = list(itertools.product(*map(range, self._shape)))
+        for i, cell in enumerate(cells):
+            index = dict(zip(self.axes, cell, strict=True))
+            # In a causal model nothing before the first difference differs between the runs, so
+            # patching there changes nothing: exactly nothing, which rounding would blur.
+            reached = self._first[indices] <= index.get("position", np.inf)
+            values = unpatched
+            if reached.any():
+                progress(i / len(cells), f"{i} of {len(cells)} cells")
+                name = self._names[index["layer"]]
+                hook = _replacement(source[name], index.get("position"), index.get("head"))
+                logits = running.run(model, base, {name: hook})
+                values = np.where(reached, measured(logits), unpatched)
+            yield _Part(cell, values, clean, corrupted)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Metric of one batch in one cell, with the batch's baselines."""
+
+    cell: tuple[int, ...]
+    values: Float[np.ndarray, " batch"]
+    clean: Float[np.ndarray, " batch"]
+    corrupted: Float[np.ndarray, " batch"]

@@ -1,0 +1,93 @@
+"""Model: what is this model, and what does it say next?"""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from workbench.core.models import card
+from workbench.ui import escaping, jobs, steps, subject
+
+
+def show_card(name: str) -> None:
+    """What is known of a bundled model, from its card alone: nothing has to be loaded for it."""
+    known = card.model_card(name)
+    st.subheader(known.title)
+    st.write(known.summary)
+    left, right = st.columns(2)
+    with left:
+        st.caption("What it does, on combinations that were not in its training")
+        behaviours = pd.DataFrame([row.model_dump() for row in known.behaviours])
+        shown = {
+            "accuracy": st.column_config.NumberColumn(format="percent"),
+            "chance": st.column_config.NumberColumn(format="percent"),
+        }
+        st.dataframe(behaviours, hide_index=True, column_config=shown)
+    with right:
+        st.caption("Measured")
+        measures = pd.DataFrame([row.model_dump() for row in known.measures])
+        measures["value"] = measures["value"].map("{:.4g}".format)
+        st.dataframe(measures, hide_index=True)
+    with st.expander("How it was trained, and what to keep in mind"):
+        st.table(pd.Series(known.training.model_dump(), name="training").astype(str))
+        st.markdown("\n".join(f"- {line}" for line in (*known.caveats, *known.references)))
+
+
+def show_anatomy(name: str) -> None:
+    """Architecture, parameters and hook points of the loaded model."""
+    from workbench.core.models import anatomy
+
+    model = subject.loaded(name)
+    if model is None:
+        return
+    facts, parameters, hooks = st.tabs(["Architecture", "Parameters", "Hook points"])
+    with facts:
+        st.dataframe(anatomy.architecture(model), hide_index=True)
+        st.caption(f"fingerprint (sha256 over configuration and weights): {card.fingerprint(model)}")
+    parameters.dataframe(anatomy.parameters(model), hide_index=True)
+    hooks.dataframe(anatomy.hook_points(model), hide_index=True)
+
+
+def show_prompt(name: str) -> None:
+    """A prompt box with the next-token table and a continuation."""
+    from workbench.core.engine import continuation
+
+    model = subject.shelf().find(name)
+    if model is None:
+        return
+    st.subheader("What does it say next?")
+    default = card.model_card(name).default_prompt if name in card.list_models() else "Once upon a"
+    box, how = st.columns([3, 2])
+    prompt = box.text_area("Prompt", default, key=f"prompt:{name}", height=100)
+    with how:
+        mode = st.segmented_control("Continue", ["greedy", "sampled"], default="greedy", required=True)
+        sampled = mode == "sampled"
+        tokens = st.number_input("Tokens", 1, 500, 30)
+        warmth = st.slider("Temperature", 0.1, 2.0, 1.0, 0.1, disabled=not sampled)
+        seed = st.number_input("Seed", 0, 2**31 - 1, 0, disabled=not sampled)
+    try:
+        table = continuation.next_tokens(model, prompt)
+    except ValueError as error:
+        st.error(escaping.markdown(str(error)))
+        return
+    percent = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
+    box.dataframe(table, hide_index=True, column_config={"probability": percent})
+    temperature = float(warmth) if sampled else 0.0
+    text = steps.step(
+        jobs.job_key("continue", card.fingerprint(model), prompt, tokens, temperature, seed),
+        lambda report: continuation.continue_text(
+            model, prompt, n_tokens=tokens, temperature=temperature, seed=seed, progress=report
+        ),
+        label="Continuing the prompt",
+    )
+    if text is not None:
+        st.code(text, language=None, wrap_lines=True)
+
+
+st.title("What is this model, and what does it say next?")
+picked = subject.pick()
+if picked is not None:
+    if picked in card.list_models():
+        show_card(picked)
+    show_anatomy(picked)
+    show_prompt(picked)

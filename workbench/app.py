@@ -1,0 +1,49 @@
+"""Entry point of the app: `streamlit run workbench/app.py`. Navigation over pages/, nothing else.
+
+1. Every file in pages/ is a page; its address is the file's name.
+2. The title in the navigation is what the file's docstring opens with, up to the first colon.
+3. The Model page comes first and is shown by default; the others follow in order of their titles.
+
+A new page is a new file: nothing is registered here.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import streamlit as st
+
+PAGES = Path(__file__).resolve().parent.parent / "pages"
+FIRST = "model"
+
+
+def page_title(path: Path) -> str:
+    """Read a page's title from its docstring, without running it.
+
+    Args:
+        path: The page's file.
+
+    Returns:
+        The docstring up to its first colon, or the file's name where it has none.
+    """
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    title, colon, _ = docstring.partition(":")
+    return title if colon and "\n" not in title else path.stem.replace("_", " ").capitalize()
+
+
+def main() -> None:
+    """Set up the window and run the page that the address names."""
+    st.set_page_config(layout="wide")
+    titles = {path: page_title(path) for path in PAGES.glob("*.py")}
+    ordered = sorted(titles, key=lambda path: (path.stem != FIRST, titles[path]))
+    st.navigation(
+        [
+            st.Page(path, title=titles[path], url_path=path.stem, default=path.stem == FIRST)
+            for path in ordered
+        ]
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Everything that analyses stand on; no Streamlit in here.
+
+Glossary of axes. Shape strings use these names and no others:
+
+- batch: prompts that go through the model in one forward pass
+- prompt: the contrast pairs of a data set, all of them, in their order
+- position: index of a token in its prompt, 0 is the first (BOS where the tokenizer puts one)
+- layer: transformer block, 0 is the first
+- head: attention head within a layer
+- group: key/value head within a layer (grouped-query attention has fewer of these than heads)
+- d_model: width of the residual stream
+- d_head: width of one head's query, key or value
+- neuron: hidden unit of an MLP
+- d_vocab: token of the vocabulary
+- answer: one of several correct (or wrong) answers of a prompt
+- cell: one entry of a result's grid, whatever its axes
+- bound: 0 is the lower end of an interval, 1 the upper
+- residue: an integer modulo p
+"""

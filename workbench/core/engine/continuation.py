@@ -1,0 +1,119 @@
+"""What the model says next: a table of next tokens, and a greedy or sampled continuation.
+
+Tokens are chosen one at a time from whole forward passes under the model's lock, so a continuation
+can be cancelled, shares the model with other runs, and is the same on every call with equal seed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from workbench.core.engine import running
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def prompt_tokens(model: TransformerBridge, prompt: str) -> list[int]:
+    """Token ids of a prompt by the model's own convention.
+
+    Args:
+        model: The bridge.
+        prompt: Text; an empty one gives the BOS token where the model has one.
+
+    Returns:
+        At least one id.
+
+    Raises:
+        ValueError: If there is nothing to run, a word is unknown, or the prompt is too long.
+    """
+    ids = model.to_tokens(prompt, truncate=False)[0].tolist()
+    if not ids:
+        raise ValueError("the prompt is empty: type at least one word that the model knows")
+    if len(ids) > model.cfg.n_ctx:
+        raise ValueError(
+            f"the prompt has {len(ids)} tokens, the model's context is {model.cfg.n_ctx}: shorten it"
+        )
+    unknown = model.tokenizer.unk_token_id
+    if any(token == unknown or token >= model.cfg.d_vocab for token in ids):
+        raise ValueError(
+            f"{prompt!r} holds words outside the vocabulary of {model.cfg.model_name!r}: use words "
+            "that the model knows"
+        )
+    return ids
+
+
+def next_tokens(model: TransformerBridge, prompt: str, *, k: int = 10) -> pd.DataFrame:
+    """The most probable next tokens after a prompt.
+
+    Args:
+        model: The bridge.
+        prompt: Text.
+        k: How many.
+
+    Returns:
+        Columns `token`, `probability`, `logit` and `id`, most probable first.
+
+    Raises:
+        ValueError: As for `prompt_tokens`.
+    """
+    logits = running.run(model, torch.tensor([prompt_tokens(model, prompt)]))[0, -1].float()
+    top = logits.topk(min(k, len(logits)))
+    probability = logits.softmax(-1)[top.indices]
+    return pd.DataFrame(
+        {
+            "token": [model.tokenizer.decode([token]) for token in top.indices.tolist()],
+            "probability": probability.cpu().numpy(),
+            "logit": top.values.cpu().numpy(),
+            "id": top.indices.cpu().numpy(),
+        }
+    )
+
+
+def continue_text(
+    model: TransformerBridge,
+    prompt: str,
+    *,
+    n_tokens: int = 30,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: running.Progress = running.no_progress,
+) -> str:
+    """Text that the model writes after a prompt.
+
+    Args:
+        model: The bridge.
+        prompt: Text.
+        n_tokens: At most so many tokens; fewer where the context ends or the model says it is done.
+        temperature: 0 takes the most probable token each time; 1 samples from the model.
+        seed: Seed of the sampling.
+        progress: Called after each token; may raise to cancel.
+
+    Returns:
+        The prompt with its continuation, decoded together, special tokens left out.
+
+    Raises:
+        ValueError: As for `prompt_tokens`, or if the temperature is negative.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature = {temperature}; expected 0 (greedy) or more")
+    ids = prompt_tokens(model, prompt)
+    generator = torch.Generator().manual_seed(seed)
+    # The last token may stand just past the context: nothing is run on it.
+    for step in range(min(n_tokens, int(model.cfg.n_ctx) - len(ids) + 1)):
+        logits = running.run(model, torch.tensor([ids]))[0, -1].float().cpu()
+        chosen = _choose(logits, temperature, generator)
+        if chosen == model.tokenizer.eos_token_id:
+            break
+        ids.append(chosen)
+        progress((step + 1) / n_tokens, f"{step + 1} tokens")
+    return model.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))

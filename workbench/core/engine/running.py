@@ -1,0 +1,166 @@
+"""How a model is run: one lock per model, inference mode, hooks by validated names that come off.
+
+Hooks on one model are not thread-safe: two threads that hook the same model silently get each
+other's interventions. Every hooked forward pass therefore runs under the model's one lock, and each
+pass takes it anew, so that two long analyses of one model take turns instead of waiting for a
+whole run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+HookFunction = Callable[[torch.Tensor], torch.Tensor]
+Progress = Callable[[float, str], None]
+
+_locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+_locks_guard = threading.Lock()
+# Hooks carry the level of the context that added them, and come off by it; TransformerLens counts
+# its own contexts upward from 1.
+_OBSERVER_LEVEL = 1_000_000
+
+
+def lock_of(model: TransformerBridge) -> threading.RLock:
+    """The one lock of a model; hold it for as long as hooks are on the model."""
+    with _locks_guard:
+        return _locks.setdefault(model, threading.RLock())
+
+
+def require_hooks(model: TransformerBridge, names: Sequence[str]) -> None:
+    """Check hook names, since the bridge itself ignores unknown ones without a word.
+
+    Args:
+        model: The bridge.
+        names: Hook points that are about to be used.
+
+    Raises:
+        ValueError: If the model has no hook point of a given name; names the nearest ones.
+    """
+    known = model.hook_dict
+    for name in names:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "none is similar"
+            raise ValueError(
+                f"{model.cfg.model_name!r} has no hook point {name!r} (nearest: {near})"
+            )
+
+
+@contextlib.contextmanager
+def hooked(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Iterator[None]:
+    """Put functions on hook points for the duration of the block, under the model's lock.
+
+    Args:
+        model: The bridge; hooks that somebody else put on it stay.
+        hooks: Hook point name to a function of the activation that returns its replacement.
+
+    Yields:
+        Nothing; run the model inside of the block.
+
+    Raises:
+        ValueError: If a hook point does not exist.
+        RuntimeError: If the block ended without an error and a hook had not fired.
+    """
+    require_hooks(model, list(hooks))
+    fired: set[str] = set()
+
+    def watched(name: str, function: HookFunction) -> Callable[..., torch.Tensor]:
+        def run(activation: torch.Tensor, hook: object = None) -> torch.Tensor:
+            fired.add(name)
+            return function(activation)
+
+        return run
+
+    pairs = [(name, watched(name, function)) for name, function in hooks.items()]
+    with lock_of(model), torch.inference_mode(), model.hooks(fwd_hooks=pairs):
+        yield
+    silent = sorted(set(hooks) - fired)
+    if silent:
+        raise RuntimeError(f"hook points that exist did not fire in this forward pass: {silent}")
+
+
+@contextlib.contextmanager
+def observing(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Iterator[None]:
+    """Like `hooked` for looking only: hook points that stay silent are no error.
+
+    Some hook points of a model fire only after a setting (`set_use_attn_result`); they are passed
+    over. Aliases of one hook point are hooked once.
+    """
+    points = {id(point): point for name, point in model.hook_dict.items() if name in hooks}
+    names = {id(point): name for name, point in model.hook_dict.items() if name in hooks}
+
+    def watched(function: HookFunction) -> Callable[..., None]:
+        def look(activation: torch.Tensor, hook: object = None) -> None:
+            function(activation)
+
+        return look
+
+    with lock_of(model), torch.inference_mode():
+        for key, point in points.items():
+            point.add_hook(watched(hooks[names[key]]), level=_OBSERVER_LEVEL)
+        try:
+            yield
+        finally:
+            for point in points.values():
+                point.remove_hooks(dir="fwd", level=_OBSERVER_LEVEL)
+
+
+def run(
+    model: TransformerBridge,
+    tokens: Int[torch.Tensor, "batch position"],
+    hooks: Mapping[str, HookFunction] | None = None,
+) -> Float[torch.Tensor, "batch position d_vocab"]:
+    """Logits of one forward pass, with hooks if any are given.
+
+    Args:
+        model: The bridge.
+        tokens: Prompts of one length; nothing is ever padded.
+        hooks: Hook point name to a function of the activation that returns its replacement.
+
+    Returns:
+        The logits.
+    """
+    with hooked(model, hooks or {}):
+        return model(tokens.to(model.cfg.device), return_type="logits")
+
+
+def run_and_keep(
+    model: TransformerBridge,
+    tokens: Int[torch.Tensor, "batch position"],
+    names: Sequence[str],
+) -> tuple[Float[torch.Tensor, "batch position d_vocab"], dict[str, torch.Tensor]]:
+    """Logits of one forward pass together with the activations at the named hook points.
+
+    Args:
+        model: The bridge.
+        tokens: Prompts of one length.
+        names: Hook points to keep, and no others: a full cache takes ten times the memory.
+
+    Returns:
+        The logits, and hook point name to activation.
+    """
+    kept: dict[str, torch.Tensor] = {}
+
+    def keeper(name: str) -> HookFunction:
+        def keep(activation: torch.Tensor) -> torch.Tensor:
+            kept[name] = activation.clone()
+            return activation
+
+        return keep
+
+    logits = run(model, tokens, {name: keeper(name) for name in names})
+    return logits, kept
+
+
+def no_progress(fraction: float, note: str) -> None:
+    """Ignore progress; the default of every long function."""

@@ -1,0 +1,91 @@
+"""Evidence: how sure a mean over prompts is.
+
+Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap" (percentile intervals); the
+resampling itself is scipy's.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float
+
+# Cells × resamples × prompts are held at once; this bounds the product to some tens of megabytes.
+_VALUES_AT_ONCE = 4_000_000
+
+
+def ratio_interval(
+    numerator: Float[np.ndarray, "prompt cell"],
+    denominator: Float[np.ndarray, " prompt"],
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Float[np.ndarray, "bound cell"]:
+    """Percentile bootstrap interval, over prompts, of mean(numerator) / mean(denominator).
+
+    Prompts are resampled as whole: a prompt's numerator and denominator stay together, and every
+    cell sees the same resamples.
+
+    Args:
+        numerator: Per-prompt numerators.
+        denominator: Per-prompt denominators.
+        confidence: Level between 0 and 1.
+        n_resamples: Bootstrap resamples.
+        seed: Equal seeds give equal bits.
+
+    Returns:
+        Lower and upper bounds; NaN where there are fewer than two prompts, because one prompt
+        says nothing about the spread over prompts.
+    """
+    n_prompts, n_cells = numerator.shape
+    if n_prompts < 2 or n_cells == 0:
+        return np.full((2, n_cells), np.nan)
+    top = numerator.T.astype(np.float64)
+    bottom = np.broadcast_to(denominator.astype(np.float64), top.shape)
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # A cell whose prompts all agree has a degenerate distribution; its interval is a point.
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        result = scipy.stats.bootstrap(
+            (top, bottom),
+            lambda a, b, axis: a.mean(axis) / b.mean(axis),
+            paired=True,
+            axis=-1,
+            vectorized=True,
+            method="percentile",
+            confidence_level=confidence,
+            n_resamples=n_resamples,
+            batch=max(1, _VALUES_AT_ONCE // top.size),
+            rng=np.random.default_rng(seed),
+        )
+    interval = result.confidence_interval
+    return np.stack([interval.low, interval.high])
+
+
+def mean_interval(
+    values: Float[np.ndarray, "prompt cell"],
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Float[np.ndarray, "bound cell"]:
+    """Percentile bootstrap interval, over prompts, of the mean of each cell.
+
+    Args:
+        values: Per-prompt values.
+        confidence: Level between 0 and 1.
+        n_resamples: Bootstrap resamples.
+        seed: Equal seeds give equal bits.
+
+    Returns:
+        Lower and upper bounds; NaN where there are fewer than two prompts.
+    """
+    return ratio_interval(
+        values,
+        np.ones(len(values)),
+        confidence=confidence,
+        n_resamples=n_resamples,
+        seed=seed,
+    )

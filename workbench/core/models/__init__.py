@@ -1,0 +1,1 @@
+"""The subject model: a name becomes a TransformerBridge."""

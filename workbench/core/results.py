@@ -1,0 +1,279 @@
+"""Result: what every analysis returns, frozen, with its provenance, on disk as JSON and safetensors.
+
+A result folder holds `result.json` (everything but arrays) and `arrays.safetensors`. It is written
+under a temporary name and renamed, so a folder with the final name is whole. Nothing is pickled:
+opening a result runs no code.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import tempfile
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from workbench.core.models import card, sources
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    from transformer_lens.model_bridge import TransformerBridge
+
+_FORMAT = 1
+_VERSIONED = ("torch", "transformer-lens", "transformers", "numpy", "scipy")
+
+
+class ResultError(ValueError):
+    """A result folder could not be written or read; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What made a result, in enough detail to make it again.
+
+    Attributes:
+        model: Name that the model was loaded by.
+        fingerprint: Sha256 over its configuration and weights.
+        analysis: Module and function.
+        parameters: Every argument that changes numbers.
+        seed: Seed of everything random.
+        versions: Package versions.
+        device: Where the model was.
+        dtype: Its number format.
+        weight_processing: What was done to the weights after reading ("none" as stored).
+        wall_time: Seconds.
+        created: When, UTC, ISO 8601.
+    """
+
+    model: str
+    fingerprint: str
+    analysis: str
+    parameters: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    device: str
+    dtype: str
+    weight_processing: str
+    wall_time: float
+    created: str
+
+
+def provenance(
+    model: TransformerBridge,
+    *,
+    analysis: str,
+    parameters: dict[str, Any],
+    seed: int,
+    wall_time: float,
+) -> Provenance:
+    """Describe a run that has just ended.
+
+    Args:
+        model: The model that it ran on.
+        analysis: Module and function.
+        parameters: Every argument that changes numbers; JSON types only.
+        seed: Its seed.
+        wall_time: Seconds.
+
+    Returns:
+        The provenance, with versions, device and time filled in.
+    """
+    source = sources.source_of(model)
+    return Provenance(
+        model=source.name,
+        fingerprint=card.fingerprint(model),
+        analysis=analysis,
+        parameters=parameters,
+        seed=seed,
+        versions=versions(),
+        device=str(model.cfg.device),
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
+        weight_processing=source.processing,
+        wall_time=wall_time,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of the packages whose numerics a result depends on, and of the workbench."""
+    import workbench
+
+    return {"workbench": workbench.__version__} | {
+        name: importlib.metadata.version(name) for name in _VERSIONED
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Result(abc.ABC):
+    """Base of every result: frozen fields, read-only arrays, saving and loading.
+
+    A subclass adds its fields and implements `to_frame`, `figure` and `summary`. Fields may be
+    arrays, JSON types, tuples of these, and frozen dataclasses of these.
+    """
+
+    provenance: Provenance
+
+    _kinds: ClassVar[dict[str, type[Result]]] = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Remember the subclass, so that `Result.load` finds it by the name on disk."""
+        super().__init_subclass__(**keywords)
+        Result._kinds[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    def __post_init__(self) -> None:
+        """Make the arrays read-only: a frozen result cannot be edited through them."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+
+    @abc.abstractmethod
+    def to_frame(self) -> pd.DataFrame:
+        """The numbers as a tidy table, one row a measurement."""
+
+    @abc.abstractmethod
+    def figure(self) -> go.Figure:
+        """The picture of this result."""
+
+    @abc.abstractmethod
+    def summary(self) -> str:
+        """A few sentences in plain words with the numbers."""
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write this result; a folder of that name is replaced only once the new one is whole.
+
+        Args:
+            folder: Where to; its parent is made if it is missing.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ResultError: If the place holds something that is not a result, or cannot be written.
+        """
+        target = Path(folder)
+        if target.exists() and not (target / "result.json").is_file() and not _is_empty(target):
+            raise ResultError(f"{target} exists and is no result folder: choose another name")
+        arrays, document = _to_document(self)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        except OSError as error:
+            raise ResultError(f"cannot write to {target.parent}: {error.strerror}") from error
+        try:
+            safetensors.numpy.save_file(arrays, scratch / "arrays.safetensors")
+            (scratch / "result.json").write_text(json.dumps(document, indent=1, allow_nan=False))
+            scratch.chmod(0o755)
+            _replace(scratch, target)
+        except OSError as error:
+            raise ResultError(f"cannot write {target}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a result back, equal to the saved one to the bit.
+
+        Args:
+            folder: A folder written by `save`.
+
+        Returns:
+            The result, of the class that was saved.
+
+        Raises:
+            ResultError: If it is not a result of this class, or is damaged.
+        """
+        path = Path(folder)
+        try:
+            document = json.loads((path / "result.json").read_text())
+            arrays = safetensors.numpy.load_file(path / "arrays.safetensors")
+            kind = cls._kinds.get(document["kind"])
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise ResultError(f"{path} is not a result folder or is damaged: {error}") from error
+        if kind is None or not issubclass(kind, cls):
+            raise ResultError(
+                f"{path} holds a {document['kind']}, expected a {cls.__name__} (import its module "
+                "before loading)"
+            )
+        try:
+            return typing.cast("Self", _restore(kind, document["fields"], arrays, ""))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultError(f"{path} is damaged: {error!r}") from error
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _replace(scratch: Path, target: Path) -> None:
+    """Rename a whole folder into place; the old one is moved aside first, and only then removed."""
+    if not target.exists():
+        scratch.rename(target)
+        return
+    aside = scratch.with_name(scratch.name + ".old")
+    target.rename(aside)
+    scratch.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _to_document(result: Result) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays: dict[str, np.ndarray] = {}
+    kind = f"{type(result).__module__}.{type(result).__qualname__}"
+    return arrays, {"format": _FORMAT, "kind": kind, "fields": _plain(result, "", arrays)}
+
+
+def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """JSON form of a value; arrays are put aside under the path at which they stand."""
+    if isinstance(value, np.ndarray):
+        arrays[path] = np.ascontiguousarray(value)
+        return {"array": path}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: _plain(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in fields}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{path}/{i}", arrays) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {key: _plain(item, f"{path}/{key}", arrays) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": str(value)}
+    return value
+
+
+def _restore(kind: Any, plain: Any, arrays: dict[str, np.ndarray], path: str) -> Any:
+    """Inverse of `_plain`, guided by the annotation that the value has in its dataclass."""
+    if isinstance(plain, dict) and set(plain) == {"array"}:
+        return arrays[plain["array"]]
+    if isinstance(plain, dict) and set(plain) == {"number"}:
+        return float(plain["number"])
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return typing.cast("Any", kind)(
+            **{name: _restore(hints[name], plain[name], arrays, f"{path}/{name}") for name in plain}
+        )
+    if isinstance(plain, list):
+        inner = typing.get_args(kind)
+        element = inner[0] if inner else Any
+        items = [_restore(element, item, arrays, f"{path}/{i}") for i, item in enumerate(plain)]
+        return tuple(items) if typing.get_origin(kind) is tuple else items
+    if isinstance(plain, dict):
+        return {key: _restore(Any, item, arrays, f"{path}/{key}") for key, item in plain.items()}
+    if isinstance(kind, types.UnionType) and plain is not None:
+        chosen = [option for option in typing.get_args(kind) if option is not types.NoneType]
+        return _restore(chosen[0], plain, arrays, path) if len(chosen) == 1 else plain
+    return plain

@@ -1,0 +1,1 @@
+"""Streamlit widgets that pages share; the only package, beside pages/, that draws on a page."""

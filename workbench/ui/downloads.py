@@ -1,0 +1,74 @@
+"""Taking a result along: as a table, as an interactive figure, and as the result folder itself."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urlsplit
+
+import streamlit as st
+
+from workbench.ui import escaping
+
+if TYPE_CHECKING:
+    from workbench.core.results import Result
+
+
+def offer(result: Result, *, run: str, folder: Path, name: str) -> None:
+    """Draw the download buttons, where the run is kept, and the link that reopens it.
+
+    Args:
+        result: What to take along.
+        run: Its id in the run store.
+        folder: Where the store keeps it.
+        name: Stem of the file names.
+    """
+    table, figure, whole = st.columns(3)
+    # The content is made when a button is clicked: the figure alone is some megabytes.
+    table.download_button(
+        "Table (CSV)",
+        lambda: result.to_frame().to_csv(index=False),
+        f"{name}-{run}.csv",
+        "text/csv",
+        on_click="ignore",
+    )
+    figure.download_button(
+        "Figure (HTML, works offline)",
+        lambda: result.figure().to_html(include_plotlyjs=True),
+        f"{name}-{run}.html",
+        "text/html",
+        on_click="ignore",
+    )
+    whole.download_button(
+        "Everything (ZIP)",
+        lambda: zipped(result),
+        f"{name}-{run}.zip",
+        "application/zip",
+        on_click="ignore",
+    )
+    here = urlsplit(st.context.url or "")
+    # All that stands in the address, so that the controls come back as they are.
+    query = urlencode({**st.query_params.to_dict(), "run": run})
+    st.caption(escaping.markdown(f"Saved as run {run} in {folder}. The link that reopens it:"))
+    st.code(f"{here.scheme}://{here.netloc}{here.path}?{query}", language=None)
+
+
+def zipped(result: Result) -> bytes:
+    """A result's folder, as `Result.save` writes it, in a ZIP archive.
+
+    Args:
+        result: Any result.
+
+    Returns:
+        The archive.
+    """
+    buffer = io.BytesIO()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = result.save(Path(scratch) / "result")
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, file.name)
+    return buffer.getvalue()

@@ -1,0 +1,38 @@
+"""A step of a page: work that must be done before the page can go on, shown while it runs.
+
+`step` returns the outcome once it is there. Until then it draws progress with a Cancel button, or
+what went wrong with a button to try again, and returns None, so that a page reads as a list of
+steps. Work that failed is not repeated by itself: a page reruns often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import streamlit as st
+
+from workbench.ui import jobs
+
+Outcome = TypeVar("Outcome")
+
+
+def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Outcome | None:
+    """Do work in the background once, whoever asks for it.
+
+    Args:
+        key: What determines the outcome; see `jobs.job_key`.
+        work: Gets `report`, returns the outcome (never None); never calls Streamlit.
+        label: What it is, in a few words.
+
+    Returns:
+        The outcome, or None while there is none.
+    """
+    job = jobs.manager().find(key) or jobs.manager().submit(key, work, label=label)
+    if job.state == "finished":
+        return job.result
+    jobs.job_panel(job)
+    if job.state in {"failed", "cancelled"} and st.button("Try again", key=f"again:{key}"):
+        jobs.manager().submit(key, work, label=label)
+        st.rerun()
+    return None
