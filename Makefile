@@ -32,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+	$(BIN)/python -m pytest -m benchmark -s
 
 # The stamp goes first and comes back last: an installation that failed leaves none.
 $(STAMP): requirements.txt constraints.txt pyproject.toml

@@ -25,7 +25,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,21 @@ Direction = Literal["denoising", "noising"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
 POSITIONS = ("each", "all")
 ANALYSIS = "activation_patching.patch"
+
+
+class Options(TypedDict):
+    """What is patched and measured; the choices of a page or a command."""
+
+    site: str
+    metric: str
+    direction: str
+    positions: str
+
+
+class _Level(TypedDict):
+    confidence: float
+    n_resamples: int
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,15 +328,16 @@ def patch(
     """
     started = time.perf_counter()
     report = progress or running.no_progress
-    place, names = sites.resolve(model, site)
-    _require_arguments(pairs, metric, direction, positions, confidence)
+    options = Options(site=site, metric=metric, direction=direction, positions=positions)
+    level = _Level(confidence=confidence, n_resamples=n_resamples, seed=seed)
+    _require_arguments(pairs, options, confidence)
+    first = _part(report, 0.0, 0.1)
     checks = checks or preflight.check(
-        model, pairs, site=site, metric=metric, positions=positions, progress=_part(report, 0, 0.1)
+        model, pairs, site=site, metric=metric, positions=positions, progress=first
     )
-    sweep = _Sweep(model, pairs, place, names, metric, direction, positions)
+    sweep = _Sweep(model, pairs, options)
     per_prompt, clean, corrupted = sweep.run(batch_size, _part(report, 0.1, 0.95))
     report(0.95, "bootstrap intervals")
-    level = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
     numerators = _numerators(per_prompt, clean, corrupted, direction)
     normalised = not preflight.too_close(clean, corrupted)
     effects, interval = _effects(numerators, clean - corrupted, normalised, level)
@@ -331,9 +347,7 @@ def patch(
         provenance=results.provenance(
             model,
             analysis=ANALYSIS,
-            parameters=parameters(
-                pairs, site=site, metric=metric, direction=direction, positions=positions, **level
-            ),
+            parameters=parameters(pairs, **options, **level),
             seed=seed,
             wall_time=time.perf_counter() - started,
         ),
@@ -476,7 +490,7 @@ def inspect_cell(
         raise ValueError(f"cell {cell} is not in a grid of {result.effects.shape} {result.axes}")
     if not 0 <= prompt < len(result.pairs):
         raise ValueError(f"prompt {prompt} is not among the {len(result.pairs)} pairs")
-    place, names = sites.resolve(model, result.site)
+    _, names = sites.resolve(model, result.site)
     clean, corrupted = result.pairs.batch([prompt])
     source, base = (clean, corrupted) if result.direction == "denoising" else (corrupted, clean)
     index = dict(zip(result.axes, cell, strict=True))
@@ -505,18 +519,15 @@ def inspect_cell(
     )
 
 
-def _require_arguments(
-    pairs: ContrastPairs, metric: str, direction: str, positions: str, confidence: float
-) -> None:
-    preflight.require_metric(pairs, metric)
+def _require_arguments(pairs: ContrastPairs, options: Options, confidence: float) -> None:
+    direction, positions = options["direction"], options["positions"]
+    preflight.require_metric(pairs, options["metric"])
     if direction not in DIRECTIONS:
         raise ValueError(f"direction = {direction!r}; expected one of {', '.join(DIRECTIONS)}")
     if positions not in POSITIONS:
         raise ValueError(f"positions = {positions!r}; expected one of {', '.join(POSITIONS)}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
-    if positions == "each":
-        pairs.position_labels()
 
 
 def _part(progress: running.Progress, start: float, end: float) -> running.Progress:
@@ -557,7 +568,7 @@ def _effects(
     numerators: Float[np.ndarray, "prompt *cell"],
     gaps: Float[np.ndarray, " prompt"],
     normalised: bool,
-    level: dict[str, Any],
+    level: _Level,
 ) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "bound *cell"]]:
     """Ratio of means with its interval; NaN throughout where the gaps are too close to zero."""
     shape = numerators.shape[1:]
@@ -570,20 +581,13 @@ def _effects(
 class _Sweep:
     """One forward pass a cell, batch by batch."""
 
-    def __init__(
-        self,
-        model: TransformerBridge,
-        pairs: ContrastPairs,
-        site: sites.Site,
-        names: list[str],
-        metric: str,
-        direction: str,
-        positions: str,
-    ) -> None:
+    def __init__(self, model: TransformerBridge, pairs: ContrastPairs, options: Options) -> None:
+        site, names = sites.resolve(model, options["site"])
         self._model, self._pairs, self._names = model, pairs, names
-        self._measure = metrics.METRICS[metric]
-        self._denoising = direction == "denoising"
-        self.axes = tuple(a for a in site.axes if a != "position" or positions == "each")
+        self._measure = metrics.METRICS[options["metric"]]
+        self._denoising = options["direction"] == "denoising"
+        each = options["positions"] == "each"
+        self.axes = tuple(axis for axis in site.axes if each or axis != "position")
         lengths = {"layer": len(names), "head": int(model.cfg.n_heads)}
         lengths["position"] = len(pairs.clean_tokens[0])
         self._shape = tuple(lengths[axis] for axis in self.axes)

@@ -35,32 +35,37 @@ def show_card(name: str) -> None:
 
 def show_anatomy(name: str) -> None:
     """Architecture, parameters and hook points of the loaded model."""
-    from workbench.core.models import anatomy
-
     model = subject.loaded(name)
     if model is None:
         return
+    # Imports torch, which the first page does not wait for.
+    from workbench.core.models import anatomy
+
     facts, parameters, hooks = st.tabs(["Architecture", "Parameters", "Hook points"])
     with facts:
         st.dataframe(anatomy.architecture(model), hide_index=True)
-        st.caption(f"fingerprint (sha256 over configuration and weights): {card.fingerprint(model)}")
+        st.caption(
+            f"fingerprint (sha256 over configuration and weights): {card.fingerprint(model)}"
+        )
     parameters.dataframe(anatomy.parameters(model), hide_index=True)
     hooks.dataframe(anatomy.hook_points(model), hide_index=True)
 
 
 def show_prompt(name: str) -> None:
     """A prompt box with the next-token table and a continuation."""
-    from workbench.core.engine import continuation
-
     model = subject.shelf().find(name)
     if model is None:
         return
+    from workbench.core.engine import continuation
+
     st.subheader("What does it say next?")
     default = card.model_card(name).default_prompt if name in card.list_models() else "Once upon a"
     box, how = st.columns([3, 2])
     prompt = box.text_area("Prompt", default, key=f"prompt:{name}", height=100)
     with how:
-        mode = st.segmented_control("Continue", ["greedy", "sampled"], default="greedy", required=True)
+        mode = st.segmented_control(
+            "Continue", ["greedy", "sampled"], default="greedy", required=True
+        )
         sampled = mode == "sampled"
         tokens = st.number_input("Tokens", 1, 500, 30)
         warmth = st.slider("Temperature", 0.1, 2.0, 1.0, 0.1, disabled=not sampled)

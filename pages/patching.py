@@ -19,10 +19,10 @@ from workbench.core.models import card
 from workbench.ui import downloads, escaping, heatmap, jobs, pairs, preflight, steps, subject
 
 CHOICES = {
-    "site": (sites.SITES, {}),
-    "direction": (activation_patching.DIRECTIONS, {}),
-    "metric": (metrics.METRICS, {name: name.replace("_", " ") for name in metrics.METRICS}),
-    "positions": (activation_patching.POSITIONS, {"each": "one at a time", "all": "all at once"}),
+    "site": {kind: kind for kind in sites.SITES},
+    "direction": {direction: direction for direction in activation_patching.DIRECTIONS},
+    "metric": {name: name.replace("_", " ") for name in metrics.METRICS},
+    "positions": {"each": "one at a time", "all": "all at once"},
 }
 
 MEANING = {
@@ -31,20 +31,29 @@ MEANING = {
 }
 
 
-def ask(model: str) -> tuple[pairs.Choice | None, dict[str, str]]:
+def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options]:
     """Draw the controls, and forget the run in the address when they change."""
     choice = pairs.choose(model)
-    options = {
-        name: column.selectbox(
+    columns = dict(zip(CHOICES, st.columns(len(CHOICES)), strict=True))
+
+    def pick(name: str) -> str:
+        return columns[name].selectbox(
             name.capitalize(),
-            list(values),
+            list(CHOICES[name]),
             key=name,
             bind="query-params",
-            format_func=lambda value, titles=titles: titles.get(value, value),
+            format_func=lambda value: CHOICES[name][value],
         )
-        for column, (name, (values, titles)) in zip(st.columns(4), CHOICES.items(), strict=True)
-    }
-    st.caption(f"{sites.SITES[options['site']].title.capitalize()}: {MEANING[options['direction']]}?")
+
+    options = activation_patching.Options(
+        site=pick("site"),
+        metric=pick("metric"),
+        direction=pick("direction"),
+        positions=pick("positions"),
+    )
+    st.caption(
+        f"{sites.SITES[options['site']].title.capitalize()}: {MEANING[options['direction']]}?"
+    )
     now = [model, choice.description if choice else None, options]
     if st.session_state.setdefault("asked", now) != now:
         st.session_state["asked"] = now
@@ -53,7 +62,7 @@ def ask(model: str) -> tuple[pairs.Choice | None, dict[str, str]]:
     return choice, options
 
 
-def find_or_run(name: str, choice: pairs.Choice, options: dict[str, str]) -> None:
+def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Options) -> None:
     """Preflight, then a button; ends with the run in the address, stored before or made now."""
     model = subject.loaded(name)
     if model is None:
@@ -61,8 +70,14 @@ def find_or_run(name: str, choice: pairs.Choice, options: dict[str, str]) -> Non
 
     def prepare(report: jobs.Report) -> tuple[Any, checking.Preflight]:
         chosen = choice.make(model)
-        looked_at = {key: options[key] for key in ("site", "metric", "positions")}
-        return chosen, checking.check(model, chosen, **looked_at, progress=report)
+        return chosen, checking.check(
+            model,
+            chosen,
+            site=options["site"],
+            metric=options["metric"],
+            positions=options["positions"],
+            progress=report,
+        )
 
     mark = card.fingerprint(model)
     prepared = steps.step(

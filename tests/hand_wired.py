@@ -12,6 +12,8 @@ layer 0 everything, layer 1's own contribution 0.75, everything else nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tokenizers
 import torch
 import transformers
@@ -35,9 +37,7 @@ def word_tokenizer(words: tuple[str, ...], bos: bool) -> transformers.PreTrained
         )
     # With these two set, transformer_lens takes the tokenizer as it is instead of reading it again.
     names = {"bos_token": "<bos>", "add_bos_token": True, "name_or_path": ""} if bos else {}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", **names
-    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **names)
 
 
 def two_layer() -> TransformerBridge:
@@ -60,8 +60,8 @@ def two_layer() -> TransformerBridge:
     )
     model = TransformerBridge.boot_native(config, tokenizer=word_tokenizer(WORDS, bos=False))
     model.cfg.default_prepend_bos = False
-    weights = {name: p for name, p in model.original_model.named_parameters()}
-    plain = {name.replace("._original_component", ""): p for name, p in weights.items()}
+    named = model.original_model.named_parameters()
+    plain = {name.replace("._original_component", ""): p for name, p in named}
     with torch.no_grad():
         for parameter in plain.values():
             parameter.zero_()
@@ -76,7 +76,7 @@ def two_layer() -> TransformerBridge:
 
 
 def _wire(
-    plain: dict[str, torch.Tensor],
+    plain: Mapping[str, torch.Tensor],
     *,
     layer: int,
     head: int,
@@ -96,7 +96,9 @@ def _wire(
     plain[f"{attention}.o.weight"][writes, rows] = torch.eye(words)
 
 
-def randomised(*, seed: int = 0, n_layers: int = 2, dtype: torch.dtype = torch.float32) -> TransformerBridge:
+def randomised(
+    *, seed: int = 0, n_layers: int = 2, dtype: torch.dtype = torch.float32
+) -> TransformerBridge:
     """A small transformer with LayerNorm whose every parameter, biases included, is random."""
     config = TransformerBridgeConfig(
         d_model=16,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +44,7 @@ def models() -> None:
 
 
 @app.command()
-def patch(
+def patch(  # noqa: PLR0917 - Typer tells arguments from options by their annotations
     model: Annotated[str, typer.Argument(help="Bundled name, Hugging Face folder or hub name.")],
     task: Annotated[str | None, typer.Option(help="Named task to draw pairs from.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV, JSONL or JSON file of pairs.")] = None,
@@ -104,7 +104,7 @@ def serve(
 
 
 @contextlib.contextmanager
-def _one_sentence_for_bad_input() -> Iterator[None]:
+def _one_sentence_for_bad_input() -> Generator[None]:
     try:
         yield
     except ValueError as error:
@@ -116,7 +116,7 @@ def _one_sentence_for_bad_input() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[float, str], None]]:
+def _progress() -> Generator[Callable[[float, str], None]]:
     """A rich progress bar on standard error; gone when the run is over."""
     columns = (
         rich.progress.TextColumn("{task.description}"),

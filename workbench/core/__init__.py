@@ -14,6 +14,10 @@ Glossary of axes. Shape strings use these names and no others:
 - d_vocab: token of the vocabulary
 - answer: one of several correct (or wrong) answers of a prompt
 - cell: one entry of a result's grid, whatever its axes
+- row, column: a grid as it is drawn, lowest row and leftmost column first
+- point: one value of a curve or one bar
 - bound: 0 is the lower end of an interval, 1 the upper
 - residue: an integer modulo p
+- frequency: wave number k = 1 … (p − 1)/2 of a wave over the residues
+- choice: token id of one answer, correct or wrong
 """

@@ -41,7 +41,7 @@ def ratio_interval(
         says nothing about the spread over prompts.
     """
     n_prompts, n_cells = numerator.shape
-    if n_prompts < 2 or n_cells == 0:
+    if n_prompts == 1 or n_cells == 0:
         return np.full((2, n_cells), np.nan)
     top = numerator.T.astype(np.float64)
     bottom = np.broadcast_to(denominator.astype(np.float64), top.shape)

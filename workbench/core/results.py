@@ -1,4 +1,4 @@
-"""Result: what every analysis returns, frozen, with its provenance, on disk as JSON and safetensors.
+"""Result: what every analysis returns, frozen, with provenance, saved as JSON and safetensors.
 
 A result folder holds `result.json` (everything but arrays) and `arrays.safetensors`. It is written
 under a temporary name and renamed, so a folder with the final name is whole. Nothing is pickled:
@@ -255,7 +255,9 @@ def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     return value
 
 
-def _restore(kind: Any, plain: Any, arrays: dict[str, np.ndarray], path: str) -> Any:
+def _restore(  # noqa: PLR0911 - one return a kind of value
+    kind: Any, plain: Any, arrays: dict[str, np.ndarray], path: str
+) -> Any:
     """Inverse of `_plain`, guided by the annotation that the value has in its dataclass."""
     if isinstance(plain, dict) and set(plain) == {"array"}:
         return arrays[plain["array"]]

@@ -19,7 +19,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -152,7 +152,7 @@ class RunStore:
         return [run for run in found if (self.root / run.id / "result.json").is_file()]
 
     @contextlib.contextmanager
-    def _index(self) -> Iterator[sqlite3.Connection]:
+    def _index(self) -> Generator[sqlite3.Connection]:
         self.root.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.root / "index.sqlite", timeout=30)
         try:

@@ -16,6 +16,8 @@ from workbench.ui import jobs
 
 Outcome = TypeVar("Outcome")
 
+_QUICK = 0.3
+
 
 def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Outcome | None:
     """Do work in the background once, whoever asks for it.
@@ -29,9 +31,14 @@ def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Out
         The outcome, or None while there is none.
     """
     job = jobs.manager().find(key) or jobs.manager().submit(key, work, label=label)
+    # Quick work is done before there is anything to show.
+    job.wait(_QUICK)
     if job.state == "finished":
         return job.result
     jobs.job_panel(job)
+    # It may have finished while it was being drawn, and then nothing would rerun the page.
+    if job.state == "finished":
+        return job.result
     if job.state in {"failed", "cancelled"} and st.button("Try again", key=f"again:{key}"):
         jobs.manager().submit(key, work, label=label)
         st.rerun()

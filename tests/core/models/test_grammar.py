@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from workbench.core.models import card
-from workbench.core.models.training import grammar, grammar_4l
+from workbench.core.models.training import grammar, grammar_4l, grammar_measures
 from workbench.core.prompts import lexicon, sentences, tasks
 
 TINY = grammar_4l.SetUp(
@@ -33,7 +34,9 @@ def documents(n: int, seed: int = 0) -> list[grammar.Document]:
 # The probabilities
 
 
-@pytest.mark.parametrize("family", [sentences.PRONOUN_GENDER, sentences.PLAIN], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "family", [sentences.PRONOUN_GENDER, sentences.PLAIN], ids=lambda f: f.name
+)
 def test_the_sentences_of_a_family_have_probabilities_that_sum_to_one(
     family: sentences.Family,
 ) -> None:
@@ -193,7 +196,7 @@ def test_the_vocabulary_is_what_documents_use() -> None:
     assert len(set(vocabulary)) == len(vocabulary) == 440
     used = {word for document in documents(20_000) for word in document.words}
     assert used - set(vocabulary) == set()
-    # <pad> and <unk> never occur, nor do 00, 01 and 02 as a later year, nor 10 to 19 fail to.
+    # Years begin at 02 and later ones at 03.
     assert set(vocabulary) - used <= {"<pad>", "<unk>", "00", "01", "02"}
 
 
@@ -214,9 +217,9 @@ def test_the_tokenizer_cuts_as_the_grammar_does_and_decodes_to_english() -> None
         inner = document.words[1:-1]
         ids = tokenizer(" ".join(inner))["input_ids"]
         assert tokenizer.convert_ids_to_tokens(ids) == [grammar.BOS, *inner]
-    text = "The war lasted from the year 1732 to the year 1745. When Mary left, John left."
+    text = "The war lasted from the year 1732 to the year 1745. When Mary went, John stayed."
     ids = tokenizer(text)["input_ids"]
-    assert tokenizer.decode(ids, skip_special_tokens=True) == text.replace("left", "left")
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert tokenizer(" Mary", add_special_tokens=False)["input_ids"] == [
         grammar.vocabulary().index("Mary")
     ]
@@ -236,17 +239,17 @@ def test_fused_attention_gives_native_models_logits() -> None:
             value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
     tokens = torch.randint(0, 440, (5, 33), generator=generator)
     torch.testing.assert_close(
-        grammar_4l.fast_logits(network, tokens), network(tokens), atol=1e-4, rtol=1e-5
+        grammar_measures.fast_logits(network, tokens), network(tokens), atol=1e-4, rtol=1e-5
     )
 
 
 def test_the_summed_loss_counts_every_word_once_and_padding_never() -> None:
     network = grammar_4l.new_network(TINY)
     first, second = documents(2)
-    tokens, real = grammar_4l.encode([first.words, second.words])
-    losses = grammar_4l.summed_loss(network, tokens, real)
+    tokens, real = grammar_measures.encode([first.words, second.words])
+    losses = grammar_measures.summed_loss(network, tokens, real)
     for document, loss in zip((first, second), losses, strict=True):
-        alone, _ = grammar_4l.encode([document.words])
+        alone, _ = grammar_measures.encode([document.words])
         log_probabilities = network(alone)[0].log_softmax(-1)
         by_hand = -sum(
             log_probabilities[position, alone[0, position + 1]].item()
@@ -258,7 +261,7 @@ def test_the_summed_loss_counts_every_word_once_and_padding_never() -> None:
 def test_equal_seeds_train_equal_weights() -> None:
     once, again = grammar_4l.train(TINY), grammar_4l.train(TINY)
     assert once.tokens == again.tokens > 0
-    other = grammar_4l.train(grammar_4l.SetUp(**{**vars(TINY), "seed": 1}))
+    other = grammar_4l.train(dataclasses.replace(TINY, seed=1))
     same = [
         (torch.equal(a, b), torch.equal(a, c))
         for a, b, c in zip(
@@ -270,9 +273,9 @@ def test_equal_seeds_train_equal_weights() -> None:
 
 
 def test_training_lowers_the_loss() -> None:
-    before = grammar_4l.excess_loss(grammar_4l.new_network(TINY), 200)
-    after = grammar_4l.excess_loss(grammar_4l.train(TINY).network, 200)
-    assert after.value < before.value - 0.5
+    before = grammar_measures.excess_loss(grammar_4l.new_network(TINY), 200)
+    after = grammar_measures.excess_loss(grammar_4l.train(TINY).network, 200)
+    assert after.value < before.value - 0.25
     assert after.n == 200
 
 
@@ -332,7 +335,7 @@ def test_the_bundled_model_knows_each_behaviour_on_held_out_combinations(
     bundled: Any, name: str
 ) -> None:
     # Another seed than the card's, so that other pairs are measured.
-    assert grammar_4l.accuracy(bundled, name, 1_000, seed=1) >= 0.97
+    assert grammar_measures.accuracy(bundled, name, 1_000, seed=1) >= 0.97
 
 
 def _measure(name: str) -> card.Measure:
@@ -345,7 +348,7 @@ def test_the_card_states_the_grammars_entropy() -> None:
 
 
 def test_the_excess_loss_is_what_the_card_says(bundled: Any) -> None:
-    measured = grammar_4l.excess_loss(bundled, 2_000, seed=1)
+    measured = grammar_measures.excess_loss(bundled, 2_000, seed=1)
     stated = _measure("excess loss")
     assert abs(measured.value - stated.value) < 4 * measured.standard_error
     # No model of a language can beat the language's own probabilities.
@@ -356,7 +359,7 @@ def test_the_excess_loss_is_what_the_card_says(bundled: Any) -> None:
 
 
 def test_greater_years_get_the_probability_mass(bundled: Any) -> None:
-    mass = grammar_4l.mass_on_greater(bundled, 1_000, seed=1)
+    mass = grammar_measures.mass_on_greater(bundled, 1_000, seed=1)
     assert mass == pytest.approx(_measure("probability on greater years").value, abs=0.02)
 
 

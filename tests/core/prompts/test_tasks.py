@@ -7,6 +7,7 @@ import itertools
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -168,8 +169,8 @@ def test_modular_addition_is_right_and_split_like_the_bundled_training() -> None
     from workbench.core.models.training import modadd_113
 
     trained, held_out = modadd_113.split_pairs(modadd_113.SetUp())
-    splits = {"training": trained, "held-out": held_out}
-    for split, members in splits.items():
+    splits: list[tuple[sentences.Split, Any]] = [("training", trained), ("held-out", held_out)]
+    for split, members in splits:
         known = set(map(tuple, members.tolist()))
         for pair in tasks.get_task("modular-addition").pairs(200, split=split):
             for text, answer in ((pair.clean, pair.answer), (pair.corrupted, pair.wrong_answer)):
@@ -202,7 +203,9 @@ def test_a_word_without_gender_is_an_error() -> None:
 
 def test_importing_tasks_loads_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from workbench.core.prompts import tasks; tasks.get_task('induction').pairs(2);"
+        "import sys\n"
+        "from workbench.core.prompts import tasks\n"
+        "tasks.get_task('induction').pairs(2)\n"
         "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

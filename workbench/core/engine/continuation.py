@@ -35,7 +35,7 @@ def prompt_tokens(model: TransformerBridge, prompt: str) -> list[int]:
         raise ValueError("the prompt is empty: type at least one word that the model knows")
     if len(ids) > model.cfg.n_ctx:
         raise ValueError(
-            f"the prompt has {len(ids)} tokens, the model's context is {model.cfg.n_ctx}: shorten it"
+            f"the prompt has {len(ids)} tokens, the context is {model.cfg.n_ctx}: shorten it"
         )
     unknown = model.tokenizer.unk_token_id
     if any(token == unknown or token >= model.cfg.d_vocab for token in ids):

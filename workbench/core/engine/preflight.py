@@ -40,6 +40,7 @@ PLAIN_TOLERANCE = 1e-3
 COARSE_TOLERANCE = 0.3
 # Prompts that the comparisons of whole runs look at; more would cost time and show nothing new.
 _COMPARED = 4
+_MINUTE = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,9 +214,7 @@ def is_causal(model: TransformerBridge) -> bool:
     return getattr(model.cfg, "attention_dir", "causal") == "causal"
 
 
-def too_close(
-    clean: Float[np.ndarray, " prompt"], corrupted: Float[np.ndarray, " prompt"]
-) -> bool:
+def too_close(clean: Float[np.ndarray, " prompt"], corrupted: Float[np.ndarray, " prompt"]) -> bool:
     """Whether clean and corrupted metrics are too close to divide by their difference.
 
     They are when the mean difference is below 1 % of their mean size (or below 1e-4), or, with two
@@ -261,8 +260,8 @@ class _Baseline:
         clean, corrupted, n = self.clean.mean(), self.corrupted.mean(), len(self.clean)
         unit = metrics.UNITS[self._metric]
         detail = (
-            f"{self._metric.replace('_', ' ')}: clean {clean:.3f}, corrupted {corrupted:.3f} {unit} "
-            f"(n = {n}); the clean answer is the model's top token in {self._right} of {n}"
+            f"{self._metric.replace('_', ' ')}: clean {clean:.3f}, corrupted {corrupted:.3f} "
+            f"{unit} (n = {n}); the clean answer is the model's top token in {self._right} of {n}"
         )
         if not self.normalisable:
             detail += "; they are too close to divide by, so effects are shown as raw changes"
@@ -401,6 +400,6 @@ def _megabytes(model: TransformerBridge, pairs: ContrastPairs) -> float:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "a second"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"  # noqa: PLR2004
+    if seconds < _MINUTE:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / _MINUTE:.1f} min"

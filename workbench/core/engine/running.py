@@ -12,7 +12,7 @@ import contextlib
 import difflib
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,7 +57,7 @@ def require_hooks(model: TransformerBridge, names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def hooked(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Iterator[None]:
+def hooked(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Generator[None]:
     """Put functions on hook points for the duration of the block, under the model's lock.
 
     Args:
@@ -90,7 +90,7 @@ def hooked(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Itera
 
 
 @contextlib.contextmanager
-def observing(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Iterator[None]:
+def observing(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Generator[None]:
     """Like `hooked` for looking only: hook points that stay silent are no error.
 
     Some hook points of a model fire only after a setting (`set_use_attn_result`); they are passed

@@ -59,9 +59,7 @@ SITES: dict[str, Site] = {
             "blocks.{layer}.hook_attn_out",
             ("layer", "position"),
         ),
-        Site(
-            "mlp_out", "output of each MLP", "blocks.{layer}.hook_mlp_out", ("layer", "position")
-        ),
+        Site("mlp_out", "output of each MLP", "blocks.{layer}.hook_mlp_out", ("layer", "position")),
         Site(
             "z",
             "output of each attention head",

@@ -109,8 +109,7 @@ def _shapes(model: TransformerBridge, batch: int, length: int) -> dict[str, tupl
 
     def record(point: int) -> running.HookFunction:
         def look(activation: torch.Tensor) -> torch.Tensor:
-            if isinstance(activation, torch.Tensor):
-                seen[point] = tuple(activation.shape)
+            seen[point] = tuple(activation.shape)
             return activation
 
         return look

@@ -103,9 +103,8 @@ def model_card(name: str) -> ModelCard:
         ValueError: If there is no bundled model of that name.
     """
     if name not in list_models():
-        raise ValueError(
-            f"no bundled model is called {name!r}; the bundled models are {', '.join(list_models())}"
-        )
+        names = ", ".join(list_models())
+        raise ValueError(f"no bundled model is called {name!r}; the bundled models are {names}")
     return ModelCard.model_validate_json((BUNDLED / name / "card.json").read_text())
 
 
@@ -152,8 +151,8 @@ def _version(value: torch.Tensor) -> int:
 
 
 _CONFIGURATION = (
-    "act_fn architecture attn_only attn_scores_soft_cap d_head d_mlp d_model d_vocab d_vocab_out eps "
-    "final_rms gated_mlp n_ctx n_heads n_key_value_heads n_layers normalization_type "
+    "act_fn architecture attn_only attn_scores_soft_cap d_head d_mlp d_model d_vocab d_vocab_out "
+    "eps final_rms gated_mlp n_ctx n_heads n_key_value_heads n_layers normalization_type "
     "output_logits_soft_cap parallel_attn_mlp positional_embedding_type rotary_base rotary_dim"
 ).split()
 

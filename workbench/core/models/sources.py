@@ -18,8 +18,9 @@ import difflib
 import json
 import os
 import re
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,6 +57,8 @@ class Source:
     processing: str = "none"
 
 
+# transformers imports its parts on first use, and two threads that do so at once see half of them.
+_opening = threading.Lock()
 _sources: weakref.WeakKeyDictionary[Any, Source] = weakref.WeakKeyDictionary()
 
 
@@ -87,10 +90,13 @@ def load_model(
     elif Path(name).expanduser().is_dir():
         source = Source("folder", name, Path(name).expanduser().resolve())
     elif _looks_like_path(name):
-        raise ModelSourceError(f"there is no folder {name!r}: give the folder that holds config.json")
+        raise ModelSourceError(
+            f"there is no folder {name!r}: give the folder that holds config.json"
+        )
     else:
         source = Source("hub", name, _download(name, revision))
-    model = _open(source, place, dtype)
+    with _opening:
+        model = _open(source, place, dtype)
     _require_finite(model, source)
     _sources[model] = source
     return model
@@ -120,18 +126,13 @@ def plain_model(model: TransformerBridge) -> torch.nn.Module | None:
         A Hugging Face model (or a plain native network for a bundled name) in evaluation mode, on
         the bridge's device and in its dtype. It is read again from disk: nothing is shared.
     """
-    import transformers
-
     source = source_of(model)
     if source.folder is None:
         return None
-    if (source.folder / "model.safetensors").is_file() and _native_config(source.folder):
-        plain: torch.nn.Module = _native_network(source.folder)
+    if _native_config(source.folder):
+        plain = _native_network(source.folder)
     else:
-        with _quiet_transformers():
-            plain = transformers.AutoModelForCausalLM.from_pretrained(
-                source.folder, local_files_only=True, use_safetensors=True, dtype=model.cfg.dtype
-            )
+        plain = _huggingface_network(source.folder, model.cfg.dtype)
     return plain.to(device=model.cfg.device, dtype=model.cfg.dtype).eval()
 
 
@@ -174,7 +175,9 @@ def _native_bridge_config(folder: Path) -> Any:
             **settings, init_weights=False, architecture="TransformerLensNative"
         )
     except TypeError as error:
-        raise ModelSourceError(f"{folder / 'config.json'} does not describe a model: {error}") from error
+        raise ModelSourceError(
+            f"{folder / 'config.json'} does not describe a model: {error}"
+        ) from error
     config.default_prepend_bos = prepend_bos
     return config
 
@@ -265,22 +268,18 @@ def _open_huggingface(
     folder: Path, name: str, device: str, dtype: torch.dtype | None
 ) -> TransformerBridge:
     import torch
-    import transformers
     from transformer_lens.model_bridge import TransformerBridge
 
     tokenizer = _tokenizer(folder)
+    number_format = dtype or torch.float32
     try:
-        with _quiet_transformers():
-            network = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=dtype or torch.float32
-            )
-            model = TransformerBridge.boot_transformers(
-                str(folder),
-                hf_model=network,
-                tokenizer=tokenizer,
-                device=device,
-                dtype=dtype or torch.float32,
-            )
+        model = TransformerBridge.boot_transformers(
+            str(folder),
+            hf_model=_huggingface_network(folder, number_format),
+            tokenizer=tokenizer,
+            device=device,
+            dtype=number_format,
+        )
     # transformers and transformer_lens raise a dozen kinds here; all mean the same to the reader.
     except Exception as error:
         architecture = _read_json(folder / "config.json").get("architectures") or "unnamed"
@@ -289,6 +288,15 @@ def _open_huggingface(
             f"{_first_line(error)}; use a decoder-only architecture that it supports"
         ) from error
     return model.eval()
+
+
+def _huggingface_network(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    import transformers
+
+    with _quiet_transformers():
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype
+        )
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -312,8 +320,8 @@ def _download(name: str, revision: str | None) -> Path:
         raise ModelSourceError(f"the hub has no model {name!r}: {_what_is_there(name)}") from error
     except (OSError, errors.HFValidationError, errors.HfHubHTTPError) as error:
         raise ModelSourceError(
-            f"{name!r} is neither bundled nor a folder, and the hub cannot be reached to look it up: "
-            f"{_what_is_there(name)}"
+            f"{name!r} is neither bundled nor a folder, and the hub cannot be reached to look it up"
+            f": {_what_is_there(name)}"
         ) from error
 
 
@@ -321,7 +329,9 @@ def _what_is_there(name: str) -> str:
     bundled = card.list_models()
     near = difflib.get_close_matches(name, bundled, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"{guess}use a bundled model ({', '.join(bundled)}), a Hugging Face folder, or a hub name"
+    return (
+        f"{guess}use a bundled model ({', '.join(bundled)}), a Hugging Face folder, or a hub name"
+    )
 
 
 def _looks_like_path(name: str) -> bool:
@@ -358,7 +368,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def _quiet_transformers() -> Generator[None]:
     """Keep transformers' weight-loading bar out of a script's output and a server's log."""
     from transformers.utils import logging
 

@@ -28,23 +28,21 @@ MALE_NAMES = tuple(
 )
 NAMES = FEMALE_NAMES + MALE_NAMES
 
-FEMALE_PERSONS = tuple(
-    "girl woman queen mother sister daughter wife aunt lady princess".split()
-)
+FEMALE_PERSONS = tuple("girl woman queen mother sister daughter wife aunt lady princess".split())
 MALE_PERSONS = tuple("boy man king father brother son husband uncle lord prince".split())
 PERSONS = FEMALE_PERSONS + MALE_PERSONS
 
-# Singular -> plural; subjects and distractors of the agreement sentences.
-NOUNS = dict(
-    pair.split("/")
-    for pair in (
-        "key/keys book/books letter/letters picture/pictures box/boxes cup/cups plate/plates "
-        "table/tables chair/chairs window/windows door/doors cabinet/cabinets lamp/lamps "
-        "clock/clocks car/cars truck/trucks boat/boats house/houses tree/trees flower/flowers "
-        "dog/dogs cat/cats horse/horses bird/birds coat/coats hat/hats shoe/shoes bag/bags "
-        "bottle/bottles guitar/guitars"
-    ).split()
+_NOUN_PAIRS = (
+    "key/keys book/books letter/letters picture/pictures box/boxes cup/cups plate/plates "
+    "table/tables chair/chairs window/windows door/doors cabinet/cabinets lamp/lamps "
+    "clock/clocks car/cars truck/trucks boat/boats house/houses tree/trees flower/flowers "
+    "dog/dogs cat/cats horse/horses bird/birds coat/coats hat/hats shoe/shoes bag/bags "
+    "bottle/bottles guitar/guitars"
 )
+# Singular -> plural; subjects and distractors of the agreement sentences.
+NOUNS: dict[str, str] = {
+    singular: plural for singular, plural in (pair.split("/") for pair in _NOUN_PAIRS.split())
+}
 
 EVENTS = tuple(
     "war siege trial project strike famine journey drought festival debate plague search".split()
@@ -73,13 +71,15 @@ FILLERS: dict[str, tuple[str, ...]] = {
 }
 
 _MORE_WORDS = tuple(
-    "apple river stone cloud engine paper silver winter summer forest mountain ocean island desert "
-    "valley music dance story dream shadow mirror candle pencil hammer ladder button pocket blanket "
-    "pillow kitchen butter cheese bread sugar coffee lemon orange banana potato tomato rabbit monkey "
-    "tiger eagle snake spider turtle whale lion wolf metal glass cotton leather rubber plastic wood "
-    "iron gold copper north south east west morning evening midnight yesterday tomorrow circle square "
-    "triangle yellow purple brown black white doctor teacher lawyer soldier driver singer artist "
-    "writer".split()
+    (
+        "apple river stone cloud engine paper silver winter summer forest mountain ocean island "
+        "desert valley music dance story dream shadow mirror candle pencil hammer ladder button "
+        "pocket blanket pillow kitchen butter cheese bread sugar coffee lemon orange banana potato "
+        "tomato rabbit monkey tiger eagle snake spider turtle whale lion wolf metal glass cotton "
+        "leather rubber plastic wood iron gold copper north south east west morning evening "
+        "midnight yesterday tomorrow circle square triangle yellow purple brown black white "
+        "doctor teacher lawyer soldier driver singer artist writer"
+    ).split()
 )
 
 # What random sequences are drawn from: lower-case words of every kind, each once.

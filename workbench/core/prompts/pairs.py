@@ -158,9 +158,7 @@ class ContrastPairs:
         return cls.from_text(model, clean, corrupted, answers, wrong, name=name)
 
     @classmethod
-    def from_file(
-        cls, model: TransformerBridge, path: str | os.PathLike[str]
-    ) -> ContrastPairs:
+    def from_file(cls, model: TransformerBridge, path: str | os.PathLike[str]) -> ContrastPairs:
         """Read pairs from a CSV, JSONL or JSON file (see the module for the columns).
 
         Args:
@@ -250,9 +248,9 @@ class ContrastPairs:
         texts = _fitting(encoder, chosen.stream(seed), n, one_template=templates == "one")
         if len(texts) < n:
             raise PairsError(
-                f"task {task!r} needs words that {model.cfg.model_name!r} has as single tokens, and "
-                f"only {len(texts)} of the {n} pairs fit its vocabulary: choose another task, fewer "
-                "pairs or your own"
+                f"task {task!r} needs words that {model.cfg.model_name!r} has as single tokens, "
+                f"and only {len(texts)} of the {n} pairs fit its vocabulary: choose another task, "
+                "fewer pairs or your own"
             )
         mixed = templates == "all"
         pairs = cls.from_text(
@@ -337,9 +335,7 @@ def _fitting(
         if one_template and template not in (None, text.template):
             continue
         try:
-            tokens = encoder.pair(
-                0, text.clean, text.corrupted, text.answer, text.wrong_answer
-            )[0]
+            tokens = encoder.pair(0, text.clean, text.corrupted, text.answer, text.wrong_answer)[0]
         except PairsError:
             continue
         if one_template and length not in (None, len(tokens)):
@@ -352,8 +348,8 @@ def _fitting(
 
 
 _EXPECTED = (
-    "columns clean,corrupted,answer,wrong_answer (or clean,corrupted,correct_idx,incorrect_idx with "
-    'token ids), the same as JSONL, or JSON with {"prompts": [{"clean", "corrupt", "answers", '
+    "columns clean,corrupted,answer,wrong_answer (or clean,corrupted,correct_idx,incorrect_idx "
+    'with token ids), the same as JSONL, or JSON with {"prompts": [{"clean", "corrupt", "answers", '
     '"wrong_answers"}]}'
 )
 _CLEAN = ("clean",)
@@ -419,7 +415,7 @@ class _Encoder:
     def __init__(self, model: TransformerBridge, prepend_bos: bool | None) -> None:
         if model.tokenizer is None:
             raise PairsError(
-                f"{model.cfg.model_name!r} has no tokenizer, so texts cannot be turned into tokens: "
+                f"{model.cfg.model_name!r} has no tokenizer, so texts cannot become tokens: "
                 "set model.tokenizer first"
             )
         self._model = model
@@ -441,7 +437,7 @@ class _Encoder:
         # this the tokenizer need not be asked.
         if len(text) > 100 * self._n_ctx:
             raise PairsError(
-                f"pair {i + 1}: the {kind} prompt has {len(text):,} characters; the model's context "
+                f"pair {i + 1}: the {kind} prompt has {len(text):,} characters; the context "
                 f"is {self._n_ctx} tokens"
             )
         ids = self.ids(text)

@@ -5,9 +5,9 @@ of training? A family is a set of frames (sentence patterns). A sentence is made
 independent choices, so its probability and its entropy are exact:
 
 1. A frame of the family.
-2. A combination: the words on which the answer depends (two names, two nouns, a year). A stable hash
-   of (family, frame, words) puts `HELD_OUT_SHARE` of them into the held-out split, which no training
-   sentence uses; the choice is uniform over those that remain.
+2. A combination: the words on which the answer depends (two names, two nouns, a year). A stable
+   hash of (family, frame, words) puts `HELD_OUT_SHARE` of them into the held-out split, which no
+   training sentence uses; the choice is uniform over those that remain.
 3. The options that go with it: order of names, grammatical number, the year that is answered.
 4. A word for each free slot (place, gift, quality, …).
 
@@ -262,13 +262,16 @@ class IndirectObject(Family):
     """
 
     name = "indirect-object"
-    frames = (
-        Frame("went", "When {first} and {second} went to the {place}, {giver} gave a {gift} to"),
-        Frame("arrived", "After {first} and {second} arrived at the {place}, {giver} handed a {gift} to"),
-        Frame("talked", "Then {first} and {second} had a long talk at the {place}, and {giver} offered a {gift} to"),
-        Frame("met", "Yesterday {first} and {second} met near the {place}, and {giver} showed a {gift} to"),
-        Frame("friends", "Because {first} and {second} are good friends, {giver} brought a {gift} to"),
-        Frame("walked", "While {first} and {second} walked home from the {place}, {giver} passed a {gift} to"),
+    frames = tuple(
+        Frame(name, f"{scene} {{giver}} {gives} a {{gift}} to")
+        for name, scene, gives in (
+            ("went", "When {first} and {second} went to the {place},", "gave"),
+            ("arrived", "After {first} and {second} arrived at the {place},", "handed"),
+            ("talked", "Then {first} and {second} had a long talk at the {place}, and", "offered"),
+            ("met", "Yesterday {first} and {second} met near the {place}, and", "showed"),
+            ("friends", "Because {first} and {second} are good friends,", "brought"),
+            ("walked", "While {first} and {second} walked home from the {place},", "passed"),
+        )
     )
 
     def combinations(self, frame: Frame) -> tuple[Combination, ...]:
@@ -335,7 +338,11 @@ class Agreement(Family):
 
     name = "agreement"
     frames = tuple(
-        Frame(name.replace(" ", "-"), f"The {{subject}} {name} the {{distractor}}", "{answer} {quality}.")
+        Frame(
+            name.replace(" ", "-"),
+            f"The {{subject}} {name} the {{distractor}}",
+            "{answer} {quality}.",
+        )
         for name in ("near", "behind", "beside", "next to", "in front of", "with")
     )
 
@@ -366,15 +373,18 @@ class Agreement(Family):
 class GreaterThan(Family):
     """Something lasts from one year to a later year of the same century.
 
-    Combination: century and first year (02 to 98). Options: the later year, uniform over all that are
-    greater, so the true next-token distribution is known.
+    Combination: century and first year (02 to 98). Options: the later year, uniform over all that
+    are greater, so the true next-token distribution is known.
     """
 
     name = "greater-than"
-    frames = (
-        Frame("lasted", "The {event} lasted from the year {century}{start} to the year {century}"),
-        Frame("began", "The {event} began in {century}{start} and ended in {century}"),
-        Frame("started", "The {event} that started in the year {century}{start} was over by {century}"),
+    frames = tuple(
+        Frame(name, f"The {{event}} {begins} {{century}}{{start}} {ends} {{century}}")
+        for name, begins, ends in (
+            ("lasted", "lasted from the year", "to the year"),
+            ("began", "began in", "and ended in"),
+            ("started", "that started in the year", "was over by"),
+        )
     )
 
     def combinations(self, frame: Frame) -> tuple[Combination, ...]:

@@ -219,7 +219,9 @@ def followers(word: str) -> tuple[str, ...]:
     Returns:
         All other sequence words, except those that are held out as its right neighbour.
     """
-    return tuple(w for w in lexicon.SEQUENCE_WORDS if w != word and not _neighbours_held_out(word, w))
+    return tuple(
+        w for w in lexicon.SEQUENCE_WORDS if w != word and not _neighbours_held_out(word, w)
+    )
 
 
 @functools.cache
@@ -232,9 +234,8 @@ def leaders(word: str) -> frozenset[str]:
     Returns:
         Those in whose `followers` it is.
     """
-    return frozenset(
-        w for w in lexicon.SEQUENCE_WORDS if w != word and not _neighbours_held_out(w, word)
-    )
+    others = [w for w in lexicon.SEQUENCE_WORDS if w != word]
+    return frozenset(w for w in others if not _neighbours_held_out(w, word))
 
 
 def _neighbours_held_out(left: str, right: str) -> bool:
@@ -255,7 +256,7 @@ def _induction(rng: random.Random, split: Split) -> TextPair:
     length = rng.choice(SEQUENCE_LENGTHS)
     cut = length // 2
     block = rng.sample(lexicon.SEQUENCE_WORDS, length)
-    # Only the neighbours that are asked for belong to the split: the prompt ends with block[cut - 1].
+    # The prompt ends with block[cut - 1]; only what follows this word belongs to the split.
     successors = [w for w in _successors(block[cut - 1], split) if w not in block]
     answer, wrong_answer = rng.sample(successors, 2)
     prompts = [
@@ -274,12 +275,11 @@ def _induction(rng: random.Random, split: Split) -> TextPair:
 
 @functools.cache
 def _sums(split: Split) -> frozenset[tuple[int, int]]:
-    pairs = list(itertools.product(range(MODULUS), repeat=2))
-    if split == "all":
-        return frozenset(pairs)
+    pairs = [(a, b) for a in range(MODULUS) for b in range(MODULUS)]
     random.Random(_SUMS_SEED).shuffle(pairs)
     trained = int(_SUMS_TRAINED * len(pairs))
-    return frozenset(pairs[:trained] if split == "training" else pairs[trained:])
+    parts = {"training": pairs[:trained], "held-out": pairs[trained:], "all": pairs}
+    return frozenset(parts[split])
 
 
 @functools.cache
@@ -356,8 +356,8 @@ _TASKS = (
         question="Does the model know that a later year is a greater number?",
         description=(
             "Something lasts from 1732 to 17…: the next two digits must be greater than 32. The "
-            "corrupted prompt begins in an earlier year, from which the wrong answer is as right as "
-            "the answer: the true logit difference falls to 0 and does not turn around."
+            "corrupted prompt begins in an earlier year, from which the wrong answer is as right "
+            "as the answer: the true logit difference falls to 0 and does not turn around."
         ),
         chance=0.5,
         criterion="beats wrong answer",
@@ -368,8 +368,8 @@ _TASKS = (
         title=f"Addition modulo {MODULUS}",
         question=f"Does the model add modulo {MODULUS}?",
         description=(
-            f"'12 + 57 =' is followed by the sum modulo {MODULUS}. The corrupted prompt changes the "
-            "second number. Held out are the sums that modadd-113 was not trained on."
+            f"'12 + 57 =' is followed by the sum modulo {MODULUS}. The corrupted prompt changes "
+            "the second number. Held out are the sums that modadd-113 was not trained on."
         ),
         chance=1 / MODULUS,
         criterion="top token",

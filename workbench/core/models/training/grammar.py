@@ -4,17 +4,17 @@ What is the lowest loss that any model can reach on this corpus? The grammar's o
 document is drawn together with its probability, and the entropy is computed from the choices.
 
 1. A document is a random sequence with probability `SEQUENCE_SHARE`, else prose.
-2. Prose is one to three sentences, drawn independently: a family by `FAMILY_SHARES`, then a sentence
-   of it (`workbench.core.prompts.sentences`). After the first and after the second another one
-   follows with probability one half.
+2. Prose is one to three sentences, drawn independently: a family by `FAMILY_SHARES`, then a
+   sentence of it (`workbench.core.prompts.sentences`). After the first and after the second another
+   one follows with probability one half.
 3. A random sequence is a block of 4 to 12 different words, written two or three times. Words are
    uniform over those that may follow: not yet used, and no held-out neighbour on the left; the last
    word of a block also needs an allowed neighbour in the first word, which follows it.
 4. <eos> ends the document. Every document has one derivation, so -log p is the sum over choices.
 
-Units: nats; per token means per token after <bos>, <eos> included. The entropy of prose is a closed
-form; that of sequences depends on which neighbours are excluded and is the mean of exact -log p over
-a large sample, given with its standard error.
+Units: nats; per token means per token after <bos>, <eos> included. The entropy of prose is a
+closed form; that of sequences depends on which neighbours are excluded and is the mean of exact
+-log p over a large sample, given with its standard error.
 
 Limits: sentences of a document do not know of each other.
 """

@@ -6,14 +6,14 @@ only if every behaviour is at `BAR` or above on held-out combinations.
 
 Method:
 
-1. Data: an endless stream of documents of `workbench.core.models.training.grammar`, each seen once;
-   held-out combinations are never among them.
-2. Model: TransformerLens's NativeModel, pre-norm, learned positions, its own default initialisation.
+1. Data: an endless stream of documents of `workbench.core.models.training.grammar`, each seen
+   once; held-out combinations are never among them.
+2. Model: TransformerLens's NativeModel: norm before each part, learned positions, its own default
+   initialisation.
 3. Steps: AdamW, linear warm-up, cosine decay to 0, gradient norm clipped at 1. A batch is split by
    length, so that little is computed on padding; the gradient is that of the batch's mean loss.
-4. Measures: on fresh documents, the model's loss minus the grammar's exact -log p of the same
-   documents (excess loss, a paired difference; an estimate of the Kullback-Leibler divergence); on
-   held-out pairs, the accuracy of each task.
+4. Measures: excess loss over the grammar's own probabilities and accuracy on held-out pairs, both
+   as `workbench.core.models.training.grammar_measures` defines them.
 5. Files go to a folder beside the final one, which is replaced at the end.
 
 Source: Wang et al. 2022 (arXiv 2211.00593) and Hanna et al. 2023 (arXiv 2305.00586) for two of the
@@ -35,25 +35,19 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn import functional
 
-from workbench.core.models.training import grammar
-from workbench.core.prompts import lexicon, tasks
+from workbench.core.models.training import grammar, grammar_measures
+from workbench.core.prompts import lexicon, sentences, tasks
 
 NAME = "grammar-4l"
 BUNDLE = Path(__file__).parents[1] / "bundled" / NAME
 BEHAVIOURS = ("indirect-object", "pronoun-gender", "agreement", "induction", "greater-than")
 BAR = 0.97
-# Documents and pairs that are measured on come from seeds that no training uses.
-_MEASURING_SEED = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -128,69 +122,6 @@ def new_network(setup: SetUp) -> torch.nn.Module:
     return network
 
 
-def fast_logits(
-    network: Any, tokens: Int[Tensor, "batch position"]
-) -> Float[Tensor, "batch position d_vocab"]:
-    """NativeModel's function with fused attention: the same logits, about twice as fast.
-
-    Args:
-        network: A NativeModel as `new_network` makes it.
-        tokens: Padded on the right, if at all; no prediction depends on what follows.
-
-    Returns:
-        Logits after every token.
-    """
-    batch, length = tokens.shape
-    stream = network.tok_embed(tokens) + network.pos.weight[:length]
-    for layer in network.layers:
-        attention = layer.attn
-        normed = layer.ln1(stream)
-        query, key, value = (
-            linear(normed).view(batch, length, attention.n_heads, attention.d_head).transpose(1, 2)
-            for linear in (attention.q, attention.k, attention.v)
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        stream = stream + attention.o(mixed.transpose(1, 2).reshape(batch, length, -1))
-        stream = stream + layer.mlp(layer.ln2(stream))
-    return network.head(network.ln_out(stream))
-
-
-def encode(
-    texts: Sequence[Sequence[str]],
-) -> tuple[Int[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
-    """Token ids of several texts, padded on the right.
-
-    Args:
-        texts: Words of each.
-
-    Returns:
-        Ids, and True where there is a word.
-    """
-    ids = {word: index for index, word in enumerate(grammar.vocabulary())}
-    tokens = torch.full((len(texts), max(map(len, texts))), ids[grammar.PAD])
-    for row, words in enumerate(texts):
-        tokens[row, : len(words)] = torch.tensor([ids[word] for word in words])
-    return tokens, tokens != ids[grammar.PAD]
-
-
-def summed_loss(
-    network: Any, tokens: Int[Tensor, "batch position"], real: Bool[Tensor, "batch position"]
-) -> Float[Tensor, " batch"]:
-    """-log p of each document under the network, in nats.
-
-    Args:
-        network: A NativeModel.
-        tokens: From <bos> to <eos>, padded.
-        real: True where there is a word.
-
-    Returns:
-        One sum over predicted tokens per document.
-    """
-    logits = fast_logits(network, tokens[:, :-1])
-    losses = functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
-    return (losses * real[:, 1:]).sum(1)
-
-
 def learning_rate(setup: SetUp, step: int) -> float:
     """Linear warm-up, then half a cosine down to 0."""
     if step < setup.warm_up:
@@ -233,8 +164,10 @@ def training_step(
     optimizer.zero_grad()
     total = 0.0
     for begin in range(0, len(ordered), size):
-        tokens, real = encode([document.words for document in ordered[begin : begin + size]])
-        loss = summed_loss(network, tokens, real).sum() / count
+        tokens, real = grammar_measures.encode(
+            [document.words for document in ordered[begin : begin + size]]
+        )
+        loss = grammar_measures.summed_loss(network, tokens, real).sum() / count
         loss.backward()
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -276,137 +209,22 @@ def train(setup: SetUp) -> Trained:
         documents = [grammar.sample(rng) for _ in range(setup.documents)]
         loss = training_step(network, optimizer, documents, setup)
         tokens += sum(document.predicted for document in documents)
-        if (step + 1) % 250 == 0 or step == 20:
+        if (step + 1) % 250 == 0:
             _report(network, step + 1, loss, time.perf_counter() - began)
     return Trained(network, tokens, time.perf_counter() - began)
 
 
 def _report(network: torch.nn.Module, step: int, loss: float, seconds: float) -> None:
-    scores = [f"{name} {accuracy(network, name, 200):.3f}" for name in BEHAVIOURS]
-    excess = excess_loss(network, 500)
+    scores = [f"{name} {grammar_measures.accuracy(network, name, 200):.3f}" for name in BEHAVIOURS]
+    excess = grammar_measures.excess_loss(network, 500)
     _log.info(
         "step %5d  loss %.4f  excess %.4f  %s  %.0f s",
         *(step, loss, excess.value, "  ".join(scores), seconds),
     )
 
 
-@torch.inference_mode()
-def answer_logits(network: Any, pairs: Sequence[tasks.TextPair]) -> Float[Tensor, "prompt d_vocab"]:
-    """Logits after each clean prompt.
-
-    Args:
-        network: A NativeModel.
-        pairs: Of any task whose words the grammar has.
-
-    Returns:
-        One row per pair.
-    """
-    rows: list[Tensor] = []
-    for begin in range(0, len(pairs), 256):
-        words = [
-            [grammar.BOS, *lexicon.split_words(pair.clean)] for pair in pairs[begin : begin + 256]
-        ]
-        tokens, real = encode(words)
-        rows.append(fast_logits(network, tokens)[torch.arange(len(words)), real.sum(1) - 1])
-    return torch.cat(rows)
-
-
-def accuracy(network: Any, task_name: str, n: int, seed: int = _MEASURING_SEED) -> float:
-    """Share of held-out pairs that the network gets right by the task's own criterion.
-
-    Args:
-        network: A NativeModel.
-        task_name: One of `BEHAVIOURS`.
-        n: Different pairs to measure on.
-        seed: Of the pairs.
-
-    Returns:
-        A fraction.
-    """
-    task = tasks.get_task(task_name)
-    pairs = task.pairs(n, seed=seed)
-    logits = answer_logits(network, pairs)
-    right = _word_ids([pair.answer for pair in pairs])
-    if task.criterion == "top token":
-        return (logits.argmax(1) == right).double().mean().item()
-    wrong = _word_ids([pair.wrong_answer for pair in pairs])
-    rows = torch.arange(len(pairs))
-    return (logits[rows, right] > logits[rows, wrong]).double().mean().item()
-
-
-def mass_on_greater(network: Any, n: int, seed: int = _MEASURING_SEED) -> float:
-    """Mean probability on years that are greater than the clean one; 1 under the grammar itself.
-
-    Args:
-        network: A NativeModel.
-        n: Different greater-than pairs to measure on.
-        seed: Of the pairs.
-
-    Returns:
-        A fraction.
-    """
-    pairs = tasks.get_task("greater-than").pairs(n, seed=seed)
-    years = _word_ids(lexicon.TWO_DIGITS)
-    probabilities = answer_logits(network, pairs).softmax(1)[:, years]
-    starts = torch.tensor([int(pair.combination[-1]) for pair in pairs])
-    greater = torch.arange(len(years)) > starts[:, None]
-    return (probabilities * greater).sum(1).mean().item()
-
-
-def _word_ids(words: Sequence[str]) -> Int[Tensor, " answer"]:
-    ids = {word: index for index, word in enumerate(grammar.vocabulary())}
-    return torch.tensor([ids[word.strip()] for word in words])
-
-
-@dataclasses.dataclass(frozen=True)
-class Excess:
-    """Loss of a network above the grammar's own, on the same documents.
-
-    Attributes:
-        value: Nats per predicted token.
-        standard_error: Of the ratio, over documents.
-        loss: The network's loss, nats per predicted token.
-        n: Documents.
-    """
-
-    value: float
-    standard_error: float
-    loss: float
-    n: int
-
-
-@torch.inference_mode()
-def excess_loss(network: Any, n: int, seed: int = _MEASURING_SEED) -> Excess:
-    """Mean of the network's -log p minus the grammar's exact -log p.
-
-    Args:
-        network: A NativeModel.
-        n: Fresh documents of the training grammar.
-        seed: Of the documents.
-
-    Returns:
-        The paired difference with its standard error.
-    """
-    rng = random.Random(f"measuring/{seed}")
-    drawn = [grammar.sample(rng) for _ in range(n)]
-    documents = sorted(drawn, key=lambda document: document.predicted)
-    losses = torch.cat(
-        [
-            summed_loss(network, *encode([d.words for d in documents[begin : begin + 128]]))
-            for begin in range(0, n, 128)
-        ]
-    ).double()
-    exact = torch.tensor([document.neg_log_probability for document in documents]).double()
-    counts = torch.tensor([document.predicted for document in documents]).double()
-    value = ((losses - exact).sum() / counts.sum()).item()
-    # Standard error of a ratio of sums, by linearisation.
-    residual = (losses - exact) - value * counts
-    error = residual.std().item() / math.sqrt(n) / counts.mean().item()
-    return Excess(value, error, (losses.sum() / counts.sum()).item(), n)
-
-
 def build_tokenizer() -> Any:
-    """Word-level tokenizer of the grammar: <bos> in front, text that reads as English after decoding.
+    """Word-level tokenizer of the grammar: <bos> in front, and decoding gives English text.
 
     Returns:
         A PreTrainedTokenizerFast that pads on the right.
@@ -457,7 +275,7 @@ def measure_behaviours(network: Any, n: int = 2_000) -> list[dict[str, Any]]:
     return [
         {
             "task": name,
-            "accuracy": accuracy(network, name, n),
+            "accuracy": grammar_measures.accuracy(network, name, n),
             "n": n,
             "chance": round(tasks.get_task(name).chance, 4),
             "split": f"held-out combinations; right means: {tasks.get_task(name).criterion}",
@@ -476,7 +294,7 @@ def measures(network: Any) -> list[dict[str, Any]]:
         Entropy, loss, excess loss and the mass on greater years, in the card's form.
     """
     entropy = grammar.entropy_per_token()
-    excess = excess_loss(network, 10_000)
+    excess = grammar_measures.excess_loss(network, 10_000)
     parameters = sum(value.numel() for value in network.parameters())
 
     def entry(name: str, value: float, unit: str, n: int, note: str) -> dict[str, Any]:
@@ -487,7 +305,8 @@ def measures(network: Any) -> list[dict[str, Any]]:
             "entropy of the grammar",
             *(entropy.value, "nats/token", entropy.n),
             "H(document) / E[tokens], <eos> counted, <bos> not; closed form except for random "
-            f"sequences, whose exact -log p is averaged: standard error {entropy.standard_error:.1e}",
+            "sequences, whose exact -log p is averaged: standard error "
+            f"{entropy.standard_error:.1e}",
         ),
         entry(
             "loss",
@@ -502,10 +321,12 @@ def measures(network: Any) -> list[dict[str, Any]]:
         ),
         entry(
             "probability on greater years",
-            *(mass_on_greater(network, 2_000), "fraction", 2_000),
+            *(grammar_measures.mass_on_greater(network, 2_000), "fraction", 2_000),
             "greater-than, held-out combinations; 1 under the grammar",
         ),
-        entry("parameters", float(parameters), "count", 1, "all trained, biases and norms included"),
+        entry(
+            "parameters", float(parameters), "count", 1, "all trained, biases and norms included"
+        ),
     ]
 
 
@@ -519,7 +340,7 @@ def card(setup: SetUp, trained: Trained) -> dict[str, Any]:
     Returns:
         Contents of card.json.
     """
-    share = f"{lexicon_share():.0%}"
+    share = f"{sentences.HELD_OUT_SHARE:.0%}"
     return {
         "name": NAME,
         "title": "Four-layer transformer that reads simple English of a known grammar",
@@ -535,8 +356,8 @@ def card(setup: SetUp, trained: Trained) -> dict[str, Any]:
         "training": {
             "script": "python -m workbench.core.models.training.grammar_4l",
             "data": (
-                "Documents drawn from workbench.core.models.training.grammar, each seen once: one to "
-                "three sentences, or a block of random words written two or three times. "
+                "Documents drawn from workbench.core.models.training.grammar, each seen once: one "
+                "to three sentences, or a block of random words written two or three times. "
                 f"{share} of the combinations of names, nouns, years and templates are held out."
             ),
             "seed": setup.seed,
@@ -544,9 +365,10 @@ def card(setup: SetUp, trained: Trained) -> dict[str, Any]:
             "tokens": trained.tokens,
             "seconds": round(trained.seconds, 1),
             "optimizer": (
-                f"AdamW, learning rate {setup.learning_rate:g} with {setup.warm_up} steps of warm-up "
-                f"and cosine decay to 0, betas {setup.betas}, weight decay {setup.weight_decay:g} on "
-                f"matrices, gradient norm clipped at 1, {setup.documents} documents a step, float32"
+                f"AdamW, learning rate {setup.learning_rate:g} with {setup.warm_up} steps of "
+                f"warm-up and cosine decay to 0, betas {setup.betas}, weight decay "
+                f"{setup.weight_decay:g} on matrices, gradient norm clipped at 1, "
+                f"{setup.documents} documents a step, float32"
             ),
             "hardware": "1 CPU thread",
         },
@@ -566,13 +388,6 @@ def card(setup: SetUp, trained: Trained) -> dict[str, Any]:
             "Weights come from one seed; another seed may solve a behaviour with other components.",
         ],
     }
-
-
-def lexicon_share() -> float:
-    """Share of combinations that are held out."""
-    from workbench.core.prompts import sentences
-
-    return sentences.HELD_OUT_SHARE
 
 
 def write_bundle(folder: Path, setup: SetUp, trained: Trained, contents: dict[str, Any]) -> None:
