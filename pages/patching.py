@@ -19,10 +19,10 @@ from workbench.core.models import card
 from workbench.ui import downloads, escaping, heatmap, jobs, pairs, preflight, steps, subject
 
 CHOICES = {
-    "site": {kind: kind for kind in sites.SITES},
-    "direction": {direction: direction for direction in activation_patching.DIRECTIONS},
-    "metric": {name: name.replace("_", " ") for name in metrics.METRICS},
-    "positions": {"each": "one at a time", "all": "all at once"},
+    "site": list(sites.SITES),
+    "direction": list(activation_patching.DIRECTIONS),
+    "metric": list(metrics.METRICS),
+    "positions": list(activation_patching.POSITIONS),
 }
 
 MEANING = {
@@ -37,12 +37,9 @@ def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options]:
     columns = dict(zip(CHOICES, st.columns(len(CHOICES)), strict=True))
 
     def pick(name: str) -> str:
+        # The address holds what a selectbox shows, so these show the names that scripts use.
         return columns[name].selectbox(
-            name.capitalize(),
-            list(CHOICES[name]),
-            key=name,
-            bind="query-params",
-            format_func=lambda value: CHOICES[name][value],
+            name.capitalize(), CHOICES[name], key=name, bind="query-params"
         )
 
     options = activation_patching.Options(

@@ -15,6 +15,7 @@ import streamlit as st
 
 from workbench.core.models import card
 from workbench.core.prompts import tasks
+from workbench.ui import escaping
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -86,17 +87,11 @@ def _task(model_name: str) -> Choice:
     own = card.model_card(model_name).tasks if model_name in card.list_models() else ()
     names = [*own, *(name for name in tasks.TASKS if name not in own)]
     task, n, seed = st.columns([3, 1, 1])
-    name = task.selectbox(
-        "Task",
-        names,
-        key="task",
-        bind="query-params",
-        format_func=lambda key: tasks.TASKS[key].title,
-    )
+    name = task.selectbox("Task", names, key="task", bind="query-params")
     count = n.number_input("Pairs", 1, 500, 32, key="n", bind="query-params")
     start = seed.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
     chosen = tasks.TASKS[name or names[0]]
-    st.caption(chosen.description)
+    st.caption(escaping.markdown(f"{chosen.title}: {chosen.description}"))
     return Choice({"task": chosen.name, "n": int(count), "seed": int(start)})
 
 

@@ -225,8 +225,8 @@ def _tokenizer(folder: Path) -> Any:
         )
     except Exception as error:
         raise ModelSourceError(
-            f"the tokenizer in {folder} cannot be opened ({_first_line(error)}): save it again with "
-            "tokenizer.save_pretrained(folder)"
+            f"the tokenizer in {folder} cannot be opened ({_first_line(error)}): save it again "
+            "with tokenizer.save_pretrained(folder)"
         ) from error
 
 
@@ -320,7 +320,7 @@ def _download(name: str, revision: str | None) -> Path:
         raise ModelSourceError(f"the hub has no model {name!r}: {_what_is_there(name)}") from error
     except (OSError, errors.HFValidationError, errors.HfHubHTTPError) as error:
         raise ModelSourceError(
-            f"{name!r} is neither bundled nor a folder, and the hub cannot be reached to look it up"
+            f"{name!r} is neither bundled nor a folder, and the hub cannot be asked for it"
             f": {_what_is_there(name)}"
         ) from error
 

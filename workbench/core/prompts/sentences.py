@@ -1,8 +1,8 @@
 """Families of English sentences whose grammar decides one word: the source of tasks and corpus.
 
 What is a sentence of the project's own language, and which combinations of its words are kept out
-of training? A family is a set of frames (sentence patterns). A sentence is made in four uniform and
-independent choices, so its probability and its entropy are exact:
+of training? A family is a set of frames (sentence patterns). A sentence is made in four uniform
+choices, so its probability and its entropy are exact:
 
 1. A frame of the family.
 2. A combination: the words on which the answer depends (two names, two nouns, a year). A stable
@@ -12,7 +12,7 @@ independent choices, so its probability and its entropy are exact:
 4. A word for each free slot (place, gift, quality, …).
 
 Different choices give different sentences, and every sentence ends with a full stop, so a text has
-one derivation at most; `tests/core/prompts/test_tasks.py` checks it.
+one derivation at most; `tests/core/models/test_grammar.py` checks it.
 
 Units: probabilities are handed out as natural logarithms (nats). Limits: "held out" means that the
 combination never occurs in that frame; its words do occur, in other combinations and other frames.
@@ -193,10 +193,22 @@ class Family(abc.ABC):
             The sentence.
         """
         frame = rng.choice([frame for frame in self.frames if self.pool(frame, split)])
+        return self.draw_in(frame, rng, split)
+
+    def draw_in(self, frame: Frame, rng: random.Random, split: Split = "training") -> Sentence:
+        """A random sentence of one frame.
+
+        Args:
+            frame: A pattern of this family.
+            rng: Source of every other choice.
+            split: Where to take the combination from.
+
+        Returns:
+            The sentence.
+        """
         combination = rng.choice(self.pool(frame, split))
         choices = self.options(frame, combination).items()
-        options = {slot: rng.choice(values) for slot, values in choices}
-        return self.sentence(frame, combination, options)
+        return self.sentence(frame, combination, {slot: rng.choice(v) for slot, v in choices})
 
     def all_sentences(self) -> list[Sentence]:
         """Every training sentence; only for families small enough to be enumerated."""
@@ -232,12 +244,6 @@ class Family(abc.ABC):
             for frame in self.frames
         ]
         return sum(counts) / len(counts)
-
-    def draw_in(self, frame: Frame, rng: random.Random) -> Sentence:
-        """A random training sentence of one frame."""
-        combination = rng.choice(self.pool(frame, "training"))
-        choices = self.options(frame, combination).items()
-        return self.sentence(frame, combination, {slot: rng.choice(v) for slot, v in choices})
 
 
 @functools.cache

@@ -262,7 +262,7 @@ def build_tokenizer() -> Any:
     )
 
 
-def measure_behaviours(network: Any, n: int = 2_000) -> list[dict[str, Any]]:
+def measure_behaviours(network: Any, n: int = 1_000) -> list[dict[str, Any]]:
     """The card's behaviours.
 
     Args:
@@ -321,7 +321,7 @@ def measures(network: Any) -> list[dict[str, Any]]:
         ),
         entry(
             "probability on greater years",
-            *(grammar_measures.mass_on_greater(network, 2_000), "fraction", 2_000),
+            *(grammar_measures.mass_on_greater(network, 1_000), "fraction", 1_000),
             "greater-than, held-out combinations; 1 under the grammar",
         ),
         entry(
@@ -411,6 +411,8 @@ def write_bundle(folder: Path, setup: SetUp, trained: Trained, contents: dict[st
     _write_json(unfinished / "card.json", contents)
     state = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
     save_file(state, unfinished / "model.safetensors")
+    # safetensors writes for the owner alone; a package is read by anyone.
+    (unfinished / "model.safetensors").chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
