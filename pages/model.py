@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import streamlit as st
 
 from workbench.core.models import card
-from workbench.ui import escaping, jobs, steps, subject
+from workbench.ui import escaping, jobs, steps, subject, tables
 
 
 def show_card(name: str) -> None:
@@ -14,23 +13,32 @@ def show_card(name: str) -> None:
     known = card.model_card(name)
     st.subheader(known.title)
     st.write(known.summary)
-    left, right = st.columns(2)
+    left, right = st.columns([2, 3])
+    behaviours = [
+        {
+            "task": row.task,
+            "accuracy": f"{row.accuracy:.1%}",
+            "chance": f"{row.chance:.1%}",
+            "n": f"{row.n:,}",
+        }
+        for row in known.behaviours
+    ]
+    measures = [
+        {"measure": row.name, "value": f"{row.value:.4g} {row.unit}", "n": f"{row.n:,}"}
+        for row in known.measures
+    ]
     with left:
         st.caption("What it does, on combinations that were not in its training")
-        behaviours = pd.DataFrame([row.model_dump() for row in known.behaviours])
-        shown = {
-            "accuracy": st.column_config.NumberColumn(format="percent"),
-            "chance": st.column_config.NumberColumn(format="percent"),
-        }
-        st.dataframe(behaviours, hide_index=True, column_config=shown)
+        st.markdown(tables.markdown(behaviours))
     with right:
         st.caption("Measured")
-        measures = pd.DataFrame([row.model_dump() for row in known.measures])
-        measures["value"] = measures["value"].map("{:.4g}".format)
-        st.dataframe(measures, hide_index=True)
+        st.markdown(tables.markdown(measures))
     with st.expander("How it was trained, and what to keep in mind"):
-        st.table(pd.Series(known.training.model_dump(), name="training").astype(str))
-        st.markdown("\n".join(f"- {line}" for line in (*known.caveats, *known.references)))
+        facts = known.training.model_dump()
+        st.markdown(tables.markdown([{"training": key, "": facts[key]} for key in facts]))
+        notes = [f"{row.name}: {row.note}" for row in known.measures if row.note]
+        lines = (*known.caveats, *notes, *known.references)
+        st.markdown("\n".join(f"- {escaping.markdown(line)}" for line in lines))
 
 
 def show_anatomy(name: str) -> None:

@@ -179,6 +179,24 @@ def test_training_documents_hold_no_held_out_combination() -> None:
             assert not sentences.is_held_out(("induction", left, right))
 
 
+def test_no_held_out_pair_of_names_is_read_in_the_corpus_itself() -> None:
+    tokenizer = grammar_4l.build_tokenizer()
+    ids = {word: index for index, word in enumerate(grammar.vocabulary())}
+    frame = sentences.INDIRECT_OBJECT.frames[0]
+    pattern = re.compile(r"When (\w+) and (\w+) went to the \w+, (\w+) gave a \w+ to (\w+)\.")
+    seen: set[tuple[str, ...]] = set()
+    for document in documents(20_000):
+        if "went" in document.words:
+            text = tokenizer.decode([ids[word] for word in document.words])
+            for first, second, giver, receiver in pattern.findall(text):
+                assert {giver, receiver} == {first, second}
+                seen.add(tuple(sorted((first, second))))
+    held_out = set(sentences.INDIRECT_OBJECT.pool(frame, "held-out"))
+    assert len(held_out) == 112
+    assert len(seen) > 400
+    assert seen & held_out == set()
+
+
 def test_the_longest_document_fits_the_context() -> None:
     rng = random.Random(0)
     longest = max(

@@ -387,6 +387,12 @@ def _columns(i: int, record: Any) -> tuple[str, str, list[Answer], list[Answer]]
     if clean is None or corrupted is None or answers is None:
         found = ", ".join(map(str, record)) or "none"
         raise PairsError(f"record {i + 1} has columns {found}: expected {_EXPECTED}")
+    if answers[0] == "correct_idx" and wrong is None:
+        # Alone, this column holds other things than token ids in some of the field's files.
+        raise PairsError(
+            f"record {i + 1} has correct_idx without incorrect_idx: give both as token ids, or "
+            "answer and wrong_answer as text"
+        )
     texts = (clean[1], corrupted[1])
     if not all(isinstance(text, str) for text in texts):
         raise PairsError(f"record {i + 1}: clean and corrupted must be texts, found {texts}")

@@ -1,0 +1,55 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_two_commands_come_first() -> None:
+    first = blocks("sh")[0].splitlines()
+    assert [line.split("#")[0].strip() for line in first] == ["make app", "make test"]
+    assert README.index("make app") < 60
+
+
+def test_the_script_runs_and_saves_a_result(tmp_path: Path) -> None:
+    (script,) = blocks("python")
+    assert 8 <= len(script.strip().splitlines()) <= 12
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Denoising residual stream before each layer of grammar-4l" in run.stdout
+    assert (tmp_path / "patching.html").stat().st_size > 1_000_000
+    assert (tmp_path / "runs" / "indirect-object" / "result.json").is_file()
+
+
+def test_the_picture_is_there() -> None:
+    (path,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("line", blocks("sh")[2].strip().splitlines())
+def test_the_commands_exist(line: str) -> None:
+    command = line.split()[1]
+    run = subprocess.run(
+        [sys.executable, "-m", "workbench", command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for option in re.findall(r"--[a-z]+", line):
+        assert option in run.stdout
