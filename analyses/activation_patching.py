@@ -22,19 +22,16 @@ effect is relative to this corruption: what clean and corrupted share cannot sho
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 from jaxtyping import Float
 
 from workbench.core import evidence, plots, results
-from workbench.core.engine import metrics, preflight, running, sites
+from workbench.core.engine import metrics, patching, preflight, running, sites
 from workbench.core.prompts.pairs import ContrastPairs
 
 if TYPE_CHECKING:
@@ -55,10 +52,15 @@ class Options(TypedDict):
     positions: str
 
 
-class _Level(TypedDict):
+class Bootstrap(TypedDict):
+    """How the intervals are made."""
+
     confidence: float
     n_resamples: int
     seed: int
+
+
+DEFAULT_BOOTSTRAP = Bootstrap(confidence=0.95, n_resamples=2000, seed=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,9 +296,9 @@ def patch(
     metric: str = "logit_difference",
     direction: str = "denoising",
     positions: str = "each",
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    confidence: float = DEFAULT_BOOTSTRAP["confidence"],
+    n_resamples: int = DEFAULT_BOOTSTRAP["n_resamples"],
+    seed: int = DEFAULT_BOOTSTRAP["seed"],
     batch_size: int = 256,
     checks: preflight.Preflight | None = None,
     progress: running.Progress | None = None,
@@ -329,30 +331,39 @@ def patch(
     started = time.perf_counter()
     report = progress or running.no_progress
     options = Options(site=site, metric=metric, direction=direction, positions=positions)
-    level = _Level(confidence=confidence, n_resamples=n_resamples, seed=seed)
+    bootstrap = Bootstrap(confidence=confidence, n_resamples=n_resamples, seed=seed)
     _require_arguments(pairs, options, confidence)
     first = _part(report, 0.0, 0.1)
     checks = checks or preflight.check(
         model, pairs, site=site, metric=metric, positions=positions, progress=first
     )
-    sweep = _Sweep(model, pairs, options)
-    per_prompt, clean, corrupted = sweep.run(batch_size, _part(report, 0.1, 0.95))
+    swept = patching.sweep(
+        model,
+        pairs,
+        site=site,
+        metric=metric,
+        denoising=direction == "denoising",
+        each_position=positions == "each",
+        batch_size=batch_size,
+        progress=_part(report, 0.1, 0.95),
+    )
+    per_prompt, clean, corrupted = swept.patched, swept.clean, swept.corrupted
     report(0.95, "bootstrap intervals")
     numerators = _numerators(per_prompt, clean, corrupted, direction)
     normalised = not preflight.too_close(clean, corrupted)
-    effects, interval = _effects(numerators, clean - corrupted, normalised, level)
+    effects, interval = _effects(numerators, clean - corrupted, normalised, bootstrap)
     flat = numerators.reshape(len(pairs), -1)
-    change_interval = evidence.mean_interval(flat, **level).reshape(interval.shape)
+    change_interval = evidence.mean_interval(flat, **bootstrap).reshape(interval.shape)
     return PatchingResult(
         provenance=results.provenance(
             model,
             analysis=ANALYSIS,
-            parameters=parameters(pairs, **options, **level),
+            parameters=parameters(pairs, options, bootstrap),
             seed=seed,
             wall_time=time.perf_counter() - started,
         ),
         site=site,
-        axes=sweep.axes,
+        axes=swept.axes,
         metric=metric,
         direction=direction,
         normalised=normalised,
@@ -370,41 +381,19 @@ def patch(
 
 
 def parameters(
-    pairs: ContrastPairs,
-    *,
-    site: str = "resid_pre",
-    metric: str = "logit_difference",
-    direction: str = "denoising",
-    positions: str = "each",
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    pairs: ContrastPairs, options: Options, bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
     """Everything that determines a result apart from the model, to find a stored run by.
 
     Args:
-        pairs: As for `patch`.
-        site: As for `patch`.
-        metric: As for `patch`.
-        direction: As for `patch`.
-        positions: As for `patch`.
-        confidence: As for `patch`.
-        n_resamples: As for `patch`.
-        seed: As for `patch`.
+        pairs: What is run.
+        options: What is patched and measured.
+        bootstrap: How the intervals are made; None for the defaults of `patch`.
 
     Returns:
         JSON types only.
     """
-    return {
-        "site": site,
-        "metric": metric,
-        "direction": direction,
-        "positions": positions,
-        "confidence": confidence,
-        "n_resamples": n_resamples,
-        "seed": seed,
-        "pairs": pairs.digest(),
-    }
+    return {**options, **(bootstrap or DEFAULT_BOOTSTRAP), "pairs": pairs.digest()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -496,7 +485,7 @@ def inspect_cell(
     index = dict(zip(result.axes, cell, strict=True))
     name = names[index["layer"]]
     _, kept = running.run_and_keep(model, source, [name])
-    hook = _replacement(kept[name], index.get("position"), index.get("head"))
+    hook = patching.replacement(kept[name], index.get("position"), index.get("head"))
     before = running.run(model, base)[0, -1].float().softmax(-1)
     after = running.run(model, base, {name: hook})[0, -1].float().softmax(-1)
     top = set(before.topk(min(k, len(before))).indices.tolist())
@@ -549,108 +538,15 @@ def _numerators(
     return over_cells(clean) - per_prompt
 
 
-def _replacement(
-    source: torch.Tensor, position: int | None, head: int | None
-) -> running.HookFunction:
-    """A hook that writes the source's values over one position, head or both; None means all."""
-    where = (slice(None), slice(None) if position is None else position)
-    index = where if head is None else (*where, head)
-
-    def replace(activation: torch.Tensor) -> torch.Tensor:
-        patched = activation.clone()
-        patched[index] = source[index]
-        return patched
-
-    return replace
-
-
 def _effects(
     numerators: Float[np.ndarray, "prompt *cell"],
     gaps: Float[np.ndarray, " prompt"],
     normalised: bool,
-    level: _Level,
+    bootstrap: Bootstrap,
 ) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "bound *cell"]]:
     """Ratio of means with its interval; NaN throughout where the gaps are too close to zero."""
     shape = numerators.shape[1:]
     if not normalised:
         return np.full(shape, np.nan), np.full((2, *shape), np.nan)
-    interval = evidence.ratio_interval(numerators.reshape(len(gaps), -1), gaps, **level)
+    interval = evidence.ratio_interval(numerators.reshape(len(gaps), -1), gaps, **bootstrap)
     return numerators.mean(0) / gaps.mean(), interval.reshape(2, *shape)
-
-
-class _Sweep:
-    """One forward pass a cell, batch by batch."""
-
-    def __init__(self, model: TransformerBridge, pairs: ContrastPairs, options: Options) -> None:
-        site, names = sites.resolve(model, options["site"])
-        self._model, self._pairs, self._names = model, pairs, names
-        self._measure = metrics.METRICS[options["metric"]]
-        self._denoising = options["direction"] == "denoising"
-        each = options["positions"] == "each"
-        self.axes = tuple(axis for axis in site.axes if each or axis != "position")
-        lengths = {"layer": len(names), "head": int(model.cfg.n_heads)}
-        lengths["position"] = len(pairs.clean_tokens[0])
-        self._shape = tuple(lengths[axis] for axis in self.axes)
-        self._first = pairs.first_differences()
-        if not preflight.is_causal(model):
-            self._first = np.zeros_like(self._first)
-
-    def run(
-        self, batch_size: int, progress: running.Progress
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per-prompt metric of every cell, and of the clean and corrupted runs."""
-        n = len(self._pairs)
-        patched, clean, corrupted = np.empty((n, *self._shape)), np.empty(n), np.empty(n)
-        batches = [
-            group[start : start + batch_size]
-            for group in self._pairs.groups()
-            for start in range(0, len(group), batch_size)
-        ]
-        for i, indices in enumerate(batches):
-            step = _part(progress, i / len(batches), (i + 1) / len(batches))
-            for part in self._batch(indices, step):
-                clean[indices], corrupted[indices] = part.clean, part.corrupted
-                patched[(indices, *part.cell)] = part.values
-        return patched, clean, corrupted
-
-    def _batch(self, indices: np.ndarray, progress: running.Progress) -> Iterator[_Part]:
-        model = self._model
-        clean_tokens, corrupted_tokens = self._pairs.batch(indices)
-        clean_logits, clean_kept = running.run_and_keep(model, clean_tokens, self._names)
-        corrupted_logits, corrupted_kept = running.run_and_keep(
-            model, corrupted_tokens, self._names
-        )
-        goal = preflight.targets(model, self._pairs, indices, clean_logits[:, -1])
-
-        def measured(logits: torch.Tensor) -> np.ndarray:
-            preflight.require_finite(model, logits[:, -1])
-            return self._measure(logits[:, -1].float(), goal).double().cpu().numpy()
-
-        clean, corrupted = measured(clean_logits), measured(corrupted_logits)
-        source = clean_kept if self._denoising else corrupted_kept
-        base = corrupted_tokens if self._denoising else clean_tokens
-        unpatched = corrupted if self._denoising else clean
-        cells = list(itertools.product(*map(range, self._shape)))
-        for i, cell in enumerate(cells):
-            index = dict(zip(self.axes, cell, strict=True))
-            # In a causal model nothing before the first difference differs between the runs, so
-            # patching there changes nothing: exactly nothing, which rounding would blur.
-            reached = self._first[indices] <= index.get("position", np.inf)
-            values = unpatched
-            if reached.any():
-                progress(i / len(cells), f"{i} of {len(cells)} cells")
-                name = self._names[index["layer"]]
-                hook = _replacement(source[name], index.get("position"), index.get("head"))
-                logits = running.run(model, base, {name: hook})
-                values = np.where(reached, measured(logits), unpatched)
-            yield _Part(cell, values, clean, corrupted)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Metric of one batch in one cell, with the batch's baselines."""
-
-    cell: tuple[int, ...]
-    values: Float[np.ndarray, " batch"]
-    clean: Float[np.ndarray, " batch"]
-    corrupted: Float[np.ndarray, " batch"]

@@ -83,7 +83,7 @@ def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Op
     if prepared is None:
         return
     chosen, checks = prepared
-    made_by = activation_patching.parameters(chosen, **options)
+    made_by = activation_patching.parameters(chosen, options)
     run = runs.run_id(activation_patching.ANALYSIS, mark, made_by)
     store = runs.RunStore()
     if store.find(activation_patching.PatchingResult, run) is not None:

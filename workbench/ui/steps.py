@@ -33,13 +33,18 @@ def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Out
     job = jobs.manager().find(key) or jobs.manager().submit(key, work, label=label)
     # Quick work is done before there is anything to show.
     job.wait(_QUICK)
-    if job.state == "finished":
+    if _finished(job):
         return job.result
     jobs.job_panel(job)
     # It may have finished while it was being drawn, and then nothing would rerun the page.
-    if job.state == "finished":
+    if _finished(job):
         return job.result
     if job.state in {"failed", "cancelled"} and st.button("Try again", key=f"again:{key}"):
         jobs.manager().submit(key, work, label=label)
         st.rerun()
     return None
+
+
+def _finished(job: jobs.Job) -> bool:
+    # Asked anew each time: the job runs in a thread of its own.
+    return job.state == "finished"
