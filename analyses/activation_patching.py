@@ -432,9 +432,10 @@ class CellInspection(results.Result):
         labels = plots.token_labels(self.tokens, numbered=False)
         # Two tokens may read the same, so bars stand at places that are labelled, not at labels.
         places = list(range(len(labels)))
+        shown = (("before", self.before, "#9aa4b1"), ("after", self.after, plots.COLOURS[0]))
         bars = [
-            go.Bar(name=name, y=places, x=values, orientation="h")
-            for name, values in (("before", self.before), ("after", self.after))
+            go.Bar(name=name, y=places, x=values, orientation="h", marker={"color": colour})
+            for name, values, colour in shown
         ]
         figure = go.Figure(bars).update_layout(template=plots.TEMPLATE, barmode="group")
         figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=labels)

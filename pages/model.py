@@ -13,7 +13,7 @@ def show_card(name: str) -> None:
     known = card.model_card(name)
     st.subheader(known.title)
     st.write(known.summary)
-    left, right = st.columns([2, 3])
+    left, right = st.columns(2, gap="large")
     behaviours = [
         {
             "task": row.task,
@@ -24,11 +24,11 @@ def show_card(name: str) -> None:
         for row in known.behaviours
     ]
     measures = [
-        {"measure": row.name, "value": f"{row.value:.4g} {row.unit}", "n": f"{row.n:,}"}
+        {"measure": row.name, "value": f"{quantity(row.value)} {row.unit}", "n": f"{row.n:,}"}
         for row in known.measures
     ]
     with left:
-        st.caption("What it does, on combinations that were not in its training")
+        st.caption("What it does, on combinations not in its training")
         st.markdown(tables.markdown(behaviours))
     with right:
         st.caption("Measured")
@@ -95,6 +95,11 @@ def show_prompt(name: str) -> None:
     )
     if text is not None:
         st.code(text, language=None, wrap_lines=True)
+
+
+def quantity(value: float) -> str:
+    """Four significant digits, and whole numbers in full."""
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 st.title("What is this model, and what does it say next?")

@@ -153,8 +153,8 @@ def show_cell(result: activation_patching.PatchingResult, cell: tuple[int, ...])
     picture, table = st.columns(2)
     with picture:
         st.plotly_chart(plots.on_page(seen.figure(), st.context.theme.type), theme=None)
-    percent = {name: st.column_config.NumberColumn(format="percent") for name in seen.COLUMNS}
-    table.dataframe(seen.to_frame(), hide_index=True, column_config=percent)
+    digits = {name: st.column_config.NumberColumn(format="%.4f") for name in seen.COLUMNS}
+    table.dataframe(seen.to_frame(), hide_index=True, column_config=digits)
 
 
 st.title("Which layer and position carry this behaviour?")
