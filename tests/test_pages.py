@@ -201,6 +201,12 @@ class TestPatching:
 
 
 class TestPairsOnThePage:
+    def test_typed_pairs_start_from_an_example_that_runs(self) -> None:
+        at = run_patching(model="modadd-113", pairs="typed")
+        assert "on typed pairs: mean logit difference" in texts(at)
+        assert "no interval: one prompt" in texts(at).lower()
+        assert "ContrastPairs.from_text(model, [" in at.code[0].value
+
     def test_a_file_of_pairs(self) -> None:
         at = visit("patching", model="modadd-113", pairs="file")
         content = (

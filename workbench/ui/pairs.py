@@ -77,7 +77,7 @@ def choose(model_name: str) -> Choice | None:
         bind="query-params",
     )
     if source == "typed":
-        return _typed()
+        return _typed(model_name)
     if source == "file":
         return _file()
     return _task(model_name)
@@ -95,13 +95,21 @@ def _task(model_name: str) -> Choice:
     return Choice({"task": chosen.name, "n": int(count), "seed": int(start)})
 
 
-def _typed() -> Choice | None:
+def _typed(model_name: str) -> Choice | None:
     st.caption("One pair a row. Answers are the next token and keep their leading space.")
-    empty = pd.DataFrame([dict.fromkeys(_COLUMNS, "")], columns=_COLUMNS)
-    table = st.data_editor(empty, num_rows="dynamic", key="typed", hide_index=True)
+    start = pd.DataFrame([_example(model_name)], columns=_COLUMNS)
+    table = st.data_editor(start, num_rows="dynamic", key=f"typed:{model_name}", hide_index=True)
     rows = table.fillna("").astype(str).to_dict("records")
     filled = [row for row in rows if any(value.strip() for value in row.values())]
     return Choice({"rows": filled}) if filled else None
+
+
+def _example(model_name: str) -> dict[str, str]:
+    """A first row to start from: one that a bundled model understands, else an empty one."""
+    if model_name not in card.list_models():
+        return dict.fromkeys(_COLUMNS, "")
+    (pair,) = tasks.get_task(card.model_card(model_name).tasks[0]).pairs(1)
+    return {column: getattr(pair, column) for column in _COLUMNS}
 
 
 def _file() -> Choice | None:

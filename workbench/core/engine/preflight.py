@@ -278,10 +278,9 @@ def _alignment(pairs: ContrastPairs) -> Check:
     lengths = sorted({len(tokens) for tokens in pairs.clean_tokens})
     span = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
     same = sum(count == 0 for count in differing)
-    detail = (
-        f"{len(pairs)} pairs of equal length ({span} tokens), differing in {min(differing)} to "
-        f"{max(differing)} positions"
-    )
+    least, most = min(differing), max(differing)
+    count = f"{most}" if least == most else f"{least} to {most}"
+    detail = f"{len(pairs)} pairs of equal length ({span} tokens); positions that differ: {count}"
     if same:
         detail += f"; {same} pairs do not differ at all, so nothing can be recovered in them"
     return Check("alignment", "warning" if same else "ok", detail, float(max(differing)))

@@ -125,7 +125,7 @@ def fingerprint(model: TransformerBridge) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    named = sorted(model.original_model.state_dict(keep_vars=True).items())
+    named = _weights(model)
     state = tuple(number for _, value in named for number in (value.data_ptr(), _version(value)))
     known = _fingerprints.get(model)
     if known is not None and known[0] == state:
@@ -137,6 +137,18 @@ def fingerprint(model: TransformerBridge) -> str:
         digest.update(memoryview(array.flatten().view(_bytes_dtype()).numpy()))
     _fingerprints[model] = (state, digest.hexdigest())
     return digest.hexdigest()
+
+
+def _weights(model: TransformerBridge) -> list[tuple[str, torch.Tensor]]:
+    """Every stored tensor once, by its name in the plain model, in alphabetical order.
+
+    The bridge wraps modules and shows some of them under several names.
+    """
+    network = model.original_model
+    first: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, value in (*network.named_parameters(), *network.state_dict(keep_vars=True).items()):
+        first.setdefault(id(value), (name.replace("._original_component", ""), value))
+    return sorted(first.values(), key=lambda pair: pair[0])
 
 
 def _bytes_dtype() -> torch.dtype:

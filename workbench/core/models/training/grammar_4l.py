@@ -311,7 +311,8 @@ def measures(network: Any) -> list[dict[str, Any]]:
         entry(
             "loss",
             *(excess.loss, "nats/token", excess.n),
-            "mean -log p of the model on fresh documents of the training grammar; n in documents",
+            "mean -log p of the model on fresh documents of the training grammar, n in documents; "
+            f"the exact -log p of this sample is {excess.loss - excess.value:.4f}",
         ),
         entry(
             "excess loss",
@@ -384,6 +385,7 @@ def card(setup: SetUp, trained: Trained) -> dict[str, Any]:
             "Any word outside its vocabulary becomes <unk>, which it never saw in training.",
             "The held-out split holds combinations out, not words: each name and noun was seen in "
             "training, in other combinations.",
+            "Some of its probability for a later year lies on earlier years: see the measure.",
             "It reads at most 64 tokens. Sentences of one document are independent of each other.",
             "Weights come from one seed; another seed may solve a behaviour with other components.",
         ],
