@@ -252,7 +252,8 @@ class PatchingResult(results.Result):
         for cell in np.ndindex(self.shown.shape):
             low, high = bounds[0][cell], bounds[1][cell]
             known = np.isfinite(low) and np.isfinite(high)
-            text[cell] = f"{self.confidence:.0%} [{low:.3f}, {high:.3f}]" if known else "n = 1"
+            sure = f"{self.confidence:.0%} [{low:.3f}, {high:.3f}], " if known else ""
+            text[cell] = f"{sure}n = {len(self.pairs)}"
         return text
 
 

@@ -161,4 +161,6 @@ class _Batch:
     ) -> Float[np.ndarray, " batch"]:
         last = logits[:, -1]
         preflight.require_finite(self._model, last)
-        return metrics.METRICS[self._metric](last.float(), self._targets).double().cpu().numpy()
+        values = metrics.METRICS[self._metric](last.float(), self._targets)
+        # Some accelerators have no float64.
+        return values.cpu().double().numpy()

@@ -134,7 +134,7 @@ def fingerprint(model: TransformerBridge) -> str:
     for name, value in named:
         array = value.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
-        digest.update(memoryview(array.flatten().view(_bytes_dtype()).numpy()))
+        digest.update(array.flatten().view(_bytes_dtype()).numpy().data)
     _fingerprints[model] = (state, digest.hexdigest())
     return digest.hexdigest()
 
