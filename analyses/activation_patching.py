@@ -4,7 +4,8 @@
 2. Denoising: run the corrupted prompt again with one activation replaced by its clean value.
    Noising: run the clean prompt with one activation replaced by its corrupted value.
 3. Measure the metric at the last position, per prompt, and compare with the two baselines.
-4. Put a bootstrap interval over prompts around every effect.
+4. Put a bootstrap interval over prompts around every effect, and ask of every cell whether its
+   change is more than chance: sign flips over prompts, Benjamini-Hochberg over all cells.
 
 Source: Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262; Zhang & Nanda 2024,
 arXiv 2309.16042 (metrics, denoising against noising).
@@ -41,6 +42,8 @@ Direction = Literal["denoising", "noising"]
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
 POSITIONS = ("each", "all")
 ANALYSIS = "activation_patching.patch"
+# False-discovery rate of "more than chance" where none is asked for.
+DISCOVERIES = 0.05
 
 
 class Options(TypedDict):
@@ -77,6 +80,8 @@ class PatchingResult(results.Result):
         interval: Bootstrap interval of the effects over prompts; NaN with a single prompt.
         changes: Mean numerator, in the metric's unit.
         change_interval: Bootstrap interval of the changes.
+        adjusted_p: Sign-flip p-value of each cell's change, Benjamini-Hochberg adjusted over all
+            cells; 1 with a single prompt.
         per_prompt: Metric of each prompt in each patched run, in the metric's unit.
         clean: Metric of each clean prompt.
         corrupted: Metric of each corrupted prompt.
@@ -94,6 +99,7 @@ class PatchingResult(results.Result):
     interval: Float[np.ndarray, "bound *cell"]
     changes: Float[np.ndarray, "*cell"]
     change_interval: Float[np.ndarray, "bound *cell"]
+    adjusted_p: Float[np.ndarray, "*cell"]
     per_prompt: Float[np.ndarray, "prompt *cell"]
     clean: Float[np.ndarray, " prompt"]
     corrupted: Float[np.ndarray, " prompt"]
@@ -144,14 +150,19 @@ class PatchingResult(results.Result):
         }
         for name, values in columns.items():
             frame[name] = values.ravel()
+        frame["adjusted_p"] = self.adjusted_p.ravel()
         frame["n"] = len(self.pairs)
         return frame
 
-    def figure(self, selected: tuple[int, ...] | None = None) -> go.Figure:
+    def figure(
+        self, selected: tuple[int, ...] | None = None, *, discoveries: float | None = None
+    ) -> go.Figure:
         """Heat map (or bars, where only the layer is left), zero-centred.
 
         Args:
             selected: Cell to mark, as indices of the axes.
+            discoveries: False-discovery rate at which a cell counts as more than chance; cells
+                that do not are greyed out. None shows all of them.
 
         Returns:
             The figure; each cell's hover text carries its interval.
@@ -170,25 +181,31 @@ class PatchingResult(results.Result):
             column_title=grid.column_title,
             colour_title=self.unit,
             hover=grid.hover,
+            mask=None if discoveries is None else grid.adjusted_p > discoveries,
             selected=self.to_grid(selected) if selected is not None else None,
         )
 
     def grid(self) -> Grid:
         """The cells laid out in two dimensions: layers (or layer and head) upward."""
-        layers, values, hover = self.shown.shape[0], self.shown, self._hover()
-        if "head" in self.axes and "position" in self.axes:
-            heads = self.shown.shape[2]
-            values = np.moveaxis(values, 2, 1).reshape(layers * heads, -1)
-            hover = np.moveaxis(hover, 2, 1).reshape(layers * heads, -1)
-            rows = tuple(f"L{i}H{h}" for i in range(layers) for h in range(heads))
-            return Grid(values, rows, self._positions(), "head", "position", hover)
+        layers = self.shown.shape[0]
         rows = tuple(f"L{layer}" for layer in range(layers))
+        columns, row_title, column_title = (), "layer", None
         if "position" in self.axes:
-            return Grid(values, rows, self._positions(), "layer", "position", hover)
+            columns, column_title = self._positions(), "position"
         if "head" in self.axes:
-            columns = tuple(f"H{head}" for head in range(self.shown.shape[1]))
-            return Grid(values, rows, columns, "layer", "head", hover)
-        return Grid(values[:, None], rows, (), "layer", None, hover[:, None])
+            heads = range(self.shown.shape[-1])
+            if "position" in self.axes:
+                rows, row_title = tuple(f"{row}H{head}" for row in rows for head in heads), "head"
+            else:
+                columns, column_title = tuple(f"H{head}" for head in heads), "head"
+        values, hover, p = map(self._flat, (self.shown, self._hover(), self.adjusted_p))
+        return Grid(values, rows, columns, row_title, column_title, hover, p)
+
+    def _flat(self, cells: np.ndarray) -> np.ndarray:
+        """Cells in two dimensions, rows and columns as in `grid`."""
+        if self.axes == ("layer", "position", "head"):
+            return np.moveaxis(cells, 2, 1).reshape(-1, cells.shape[1])
+        return cells.reshape(cells.shape[0], -1)
 
     def to_grid(self, cell: tuple[int, ...]) -> tuple[int, int]:
         """Row and column at which `grid` shows a cell."""
@@ -228,6 +245,12 @@ class PatchingResult(results.Result):
         if not best:
             return " ".join([*lines, "Patching changes nothing anywhere, to the bit."])
         lines.append(f"Strongest ({self.unit}): {'; '.join(best)}. {how_sure.capitalize()}.")
+        if n > 1:
+            found = int((self.adjusted_p <= DISCOVERIES).sum())
+            lines.append(
+                f"{found} of {self.adjusted_p.size} cells change more than chance (sign flips over "
+                f"prompts, false-discovery rate {DISCOVERIES:.0%})."
+            )
         return " ".join(lines)
 
     def script(self) -> str:
@@ -253,7 +276,7 @@ class PatchingResult(results.Result):
             low, high = bounds[0][cell], bounds[1][cell]
             known = np.isfinite(low) and np.isfinite(high)
             sure = f"{self.confidence:.0%} [{low:.3f}, {high:.3f}], " if known else ""
-            text[cell] = f"{sure}n = {len(self.pairs)}"
+            text[cell] = f"{sure}n = {len(self.pairs)}, adjusted p = {self.adjusted_p[cell]:.2g}"
         return text
 
 
@@ -279,6 +302,7 @@ class Grid:
         row_title: What the rows are.
         column_title: What the columns are, None where there is one unnamed column.
         hover: Further text of each cell.
+        adjusted_p: P-value of each cell, adjusted over all cells.
     """
 
     values: Float[np.ndarray, "row column"]
@@ -287,6 +311,7 @@ class Grid:
     row_title: str
     column_title: str | None
     hover: np.ndarray
+    adjusted_p: Float[np.ndarray, "row column"]
 
 
 def patch(
@@ -372,6 +397,9 @@ def patch(
         interval=interval,
         changes=numerators.mean(0),
         change_interval=change_interval,
+        adjusted_p=evidence.adjusted_for_discoveries(
+            evidence.sign_flip_p_values(flat, seed=seed).reshape(numerators.shape[1:])
+        ),
         per_prompt=per_prompt,
         clean=clean,
         corrupted=corrupted,

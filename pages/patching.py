@@ -119,8 +119,10 @@ def show(result: activation_patching.PatchingResult, run: str) -> None:
         layer = st.selectbox("Layer", range(len(result.effects)), index=None, key=f"layer:{run}")
         cell = None if layer is None else (layer,)
     else:
+        hide = st.toggle("Hide what is not more than chance", key="hide", bind="query-params")
+        rate = activation_patching.DISCOVERIES if hide else None
         spot = heatmap.clickable_figure(
-            lambda at: result.figure(result.from_grid(*at) if at else None),
+            lambda at: result.figure(result.from_grid(*at) if at else None, discoveries=rate),
             result.grid().values.shape,
             key=f"cells:{run}",
             query="cell",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import scipy.stats
 import torch
 import transformer_lens.patching
 from transformer_lens.model_bridge import TransformerBridge
@@ -331,6 +332,31 @@ class TestNormalisation:
         )
         assert result.normalised
         np.testing.assert_allclose(result.effects, 1.0, atol=1e-5)
+
+
+def test_more_than_chance_is_asked_of_every_cell_and_corrected_over_all() -> None:
+    model = workbench.load_model("modadd-113")
+    pairs = ContrastPairs.from_task(model, "modular-addition", n=16)
+    result = activation_patching.patch(model, pairs, site="z")
+    # Sixteen sums with the same sign everywhere, against one in 2^16 chances either way.
+    changes = result.per_prompt - result.corrupted.reshape(-1, 1, 1, 1)
+    theirs = scipy.stats.permutation_test(
+        (changes[:, 0, 2, 2],),
+        lambda values, axis: values.mean(axis),
+        permutation_type="samples",
+        n_resamples=9999,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).pvalue
+    assert result.adjusted_p[0, 2, 2] >= theirs
+    assert result.adjusted_p[0, 2, 2] < 0.01
+    # The prefix and the positions that nothing is read from change to no bit.
+    assert (result.adjusted_p[0, :2] == 1).all()
+    drawn = result.figure(discoveries=0.05).data
+    grey = [trace for trace in drawn if isinstance(trace, go.Heatmap)][1]
+    hidden = np.isfinite(np.array(grey.z, dtype=float))
+    assert np.array_equal(hidden, result.grid().adjusted_p > 0.05)
+    assert f"{int((~hidden).sum())} of 12 cells change more than chance" in result.summary()
 
 
 def test_pairs_of_several_lengths_run_as_groups_and_are_never_padded(

@@ -1,12 +1,14 @@
-"""Evidence: how sure a mean over prompts is.
+"""Evidence: how sure a mean over prompts is, and whether it is more than chance.
 
-Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap" (percentile intervals); the
-resampling itself is scipy's.
+Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap" (percentile intervals);
+Fisher 1935, "The Design of Experiments" (sign flips); Benjamini & Hochberg 1995 (false discovery
+rate). The resampling and the correction themselves are scipy's.
 """
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -89,3 +91,49 @@ def mean_interval(
         n_resamples=n_resamples,
         seed=seed,
     )
+
+
+def sign_flip_p_values(
+    values: Float[np.ndarray, "prompt cell"], *, n_resamples: int = 9999, seed: int = 0
+) -> Float[np.ndarray, " cell"]:
+    """Two-sided p-value of each cell's mean, against a random sign for every prompt's value.
+
+    The null: a prompt's value is as likely to have the other sign. It is exact where all 2^n sign
+    patterns are no more than the resamples, else (r + 1) / (resamples + 1), which is never zero.
+
+    Args:
+        values: Per-prompt values, for example patched minus unpatched.
+        n_resamples: Random sign patterns, the same for every cell.
+        seed: Equal seeds give equal bits.
+
+    Returns:
+        Uncorrected p-values; 1 where a cell's values are all zero, or there is one prompt only.
+    """
+    if len(values) == 1 or values.size == 0:
+        return np.ones(values.shape[1])
+    result: Any = scipy.stats.permutation_test(
+        (values.astype(np.float64),),
+        lambda sample, axis: sample.mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        axis=0,
+        n_resamples=n_resamples,
+        batch=max(1, _VALUES_AT_ONCE // values.size),
+        rng=np.random.default_rng(seed),
+    )
+    return np.asarray(result.pvalue)
+
+
+def adjusted_for_discoveries(p_values: Float[np.ndarray, "*cell"]) -> Float[np.ndarray, "*cell"]:
+    """Benjamini-Hochberg adjusted p-values over every cell that was looked at.
+
+    Calling all cells with an adjusted value of at most q discoveries makes a share of at most q of
+    them false, on average.
+
+    Args:
+        p_values: Uncorrected ones, of any shape.
+
+    Returns:
+        Adjusted ones, of the same shape.
+    """
+    return scipy.stats.false_discovery_control(p_values.ravel()).reshape(p_values.shape)
