@@ -12,38 +12,10 @@ import pandas as pd
 import torch
 
 from workbench.core.engine import running
+from workbench.core.prompts import tokenization
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-
-def prompt_tokens(model: TransformerBridge, prompt: str) -> list[int]:
-    """Token ids of a prompt by the model's own convention.
-
-    Args:
-        model: The bridge.
-        prompt: Text; an empty one gives the BOS token where the model has one.
-
-    Returns:
-        At least one id.
-
-    Raises:
-        ValueError: If there is nothing to run, a word is unknown, or the prompt is too long.
-    """
-    ids = model.to_tokens(prompt, truncate=False)[0].tolist()
-    if not ids:
-        raise ValueError("the prompt is empty: type at least one word that the model knows")
-    if len(ids) > model.cfg.n_ctx:
-        raise ValueError(
-            f"the prompt has {len(ids)} tokens, the context is {model.cfg.n_ctx}: shorten it"
-        )
-    unknown = model.tokenizer.unk_token_id
-    if any(token == unknown or token >= model.cfg.d_vocab for token in ids):
-        raise ValueError(
-            f"{prompt!r} holds words outside the vocabulary of {model.cfg.model_name!r}: use words "
-            "that the model knows"
-        )
-    return ids
 
 
 def next_tokens(model: TransformerBridge, prompt: str, *, k: int = 10) -> pd.DataFrame:
@@ -58,9 +30,9 @@ def next_tokens(model: TransformerBridge, prompt: str, *, k: int = 10) -> pd.Dat
         Columns `token`, `probability`, `logit` and `id`, most probable first.
 
     Raises:
-        ValueError: As for `prompt_tokens`.
+        ValueError: As for `tokenization.encode`.
     """
-    logits = running.run(model, torch.tensor([prompt_tokens(model, prompt)]))[0, -1].float()
+    logits = running.run(model, torch.tensor([tokenization.encode(model, prompt)]))[0, -1].float()
     top = logits.topk(min(k, len(logits)))
     probability = logits.softmax(-1)[top.indices]
     return pd.DataFrame(
@@ -96,11 +68,11 @@ def continue_text(
         The prompt with its continuation, decoded together, special tokens left out.
 
     Raises:
-        ValueError: As for `prompt_tokens`, or if the temperature is negative.
+        ValueError: As for `tokenization.encode`, or if the temperature is negative.
     """
     if temperature < 0:
         raise ValueError(f"temperature = {temperature}; expected 0 (greedy) or more")
-    ids = prompt_tokens(model, prompt)
+    ids = list(tokenization.encode(model, prompt))
     generator = torch.Generator().manual_seed(seed)
     # The last token may stand just past the context: nothing is run on it.
     for step in range(min(n_tokens, int(model.cfg.n_ctx) - len(ids) + 1)):

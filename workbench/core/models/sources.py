@@ -87,7 +87,7 @@ def load_model(
     place = _torch_device(device)
     if name in card.list_models():
         source = Source("bundled", name, card.BUNDLED / name)
-    elif Path(name).expanduser().is_dir():
+    elif name and Path(name).expanduser().is_dir():
         source = Source("folder", name, Path(name).expanduser().resolve())
     elif _looks_like_path(name):
         raise ModelSourceError(

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from workbench.core.prompts import tasks
+from workbench.core.prompts import tasks, tokenization
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -138,7 +138,7 @@ class ContrastPairs:
 
     @classmethod
     def from_records(
-        cls, model: TransformerBridge, records: Iterable[Mapping[str, Any]], *, name: str
+        cls, model: TransformerBridge, records: Iterable[Any], *, name: str
     ) -> ContrastPairs:
         """Pairs from records with the column names of any of the supported files.
 
@@ -358,7 +358,7 @@ _ANSWERS = ("answer", "answers", "correct_idx")
 _WRONG = ("wrong_answer", "wrong_answers", "incorrect_idx")
 
 
-def _records(name: str, text: str) -> list[Mapping[str, Any]]:
+def _records(name: str, text: str) -> list[Any]:
     """Records of a file's text; the name's ending decides between CSV, JSONL and JSON."""
     ending = Path(name).suffix.lower()
     try:
@@ -369,7 +369,10 @@ def _records(name: str, text: str) -> list[Mapping[str, Any]]:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         if ending == ".json":
             document = json.loads(text)
-            return document["prompts"] if isinstance(document, dict) else document
+            records = document["prompts"] if isinstance(document, dict) else document
+            if not isinstance(records, list):
+                raise PairsError(f"{name} holds {type(records).__name__}: expected {_EXPECTED}")
+            return records
     except (csv.Error, json.JSONDecodeError, KeyError, RecursionError) as error:
         raise PairsError(f"{name} cannot be read ({error}): expected {_EXPECTED}") from error
     raise PairsError(f"{name} is neither .csv, .jsonl nor .json: expected {_EXPECTED}")
@@ -419,59 +422,20 @@ class _Encoder:
     """Tokenizes prompts and answers for one model and says in words what does not fit."""
 
     def __init__(self, model: TransformerBridge, prepend_bos: bool | None) -> None:
-        if model.tokenizer is None:
-            raise PairsError(
-                f"{model.cfg.model_name!r} has no tokenizer, so texts cannot become tokens: "
-                "set model.tokenizer first"
-            )
         self._model = model
         self._prepend_bos = prepend_bos
         self._d_vocab = int(model.cfg.d_vocab)
-        self._n_ctx = int(model.cfg.n_ctx)
-
-    def ids(self, text: str) -> tuple[int, ...]:
-        tokens = self._model.to_tokens(text, prepend_bos=self._prepend_bos, truncate=False)
-        return tuple(tokens[0].tolist())
 
     def strings(self, ids: Sequence[int]) -> tuple[str, ...]:
-        return tuple(self._model.tokenizer.decode([i]) for i in ids)
+        return tokenization.strings(self._model, ids)
 
     def prompt(self, i: int, kind: str, text: str) -> tuple[int, ...]:
         if not text.strip():
             raise PairsError(f"pair {i + 1}: the {kind} prompt is empty")
-        # A character is at most a few tokens and a token at most a few dozen characters; beyond
-        # this the tokenizer need not be asked.
-        if len(text) > 100 * self._n_ctx:
-            raise PairsError(
-                f"pair {i + 1}: the {kind} prompt has {len(text):,} characters; the context "
-                f"is {self._n_ctx} tokens"
-            )
-        ids = self.ids(text)
-        if len(ids) > self._n_ctx:
-            raise PairsError(
-                f"pair {i + 1}: the {kind} prompt has {len(ids)} tokens; the model's context is "
-                f"{self._n_ctx}"
-            )
-        self._require_known(i, text, ids)
-        return ids
-
-    def _require_known(self, i: int, text: str, ids: Sequence[int]) -> None:
-        tokenizer = self._model.tokenizer
-        unknown = tokenizer.unk_token_id
-        if all(token != unknown and token < self._d_vocab for token in ids):
-            return
-        words = text.split()
-        outside = [w for w in words if any(self._is_outside(t, unknown) for t in self._bare(w))]
-        raise PairsError(
-            f"pair {i + 1}: {', '.join(map(repr, outside or [text]))} is outside the vocabulary of "
-            f"{self._model.cfg.model_name!r}: use words that the model knows"
-        )
-
-    def _is_outside(self, token: int, unknown: int | None) -> bool:
-        return token == unknown or token >= self._d_vocab
-
-    def _bare(self, text: str) -> list[int]:
-        return self._model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        try:
+            return tokenization.encode(self._model, text, prepend_bos=self._prepend_bos)
+        except tokenization.TokenizationError as error:
+            raise PairsError(f"pair {i + 1} ({kind}): {error}") from error
 
     def answer(self, i: int, prompt: str, ids: Sequence[int], answer: Answer) -> int:
         if isinstance(answer, int):
@@ -481,22 +445,35 @@ class _Encoder:
                     f"{self._d_vocab - 1})"
                 )
             return answer
-        longer = self.ids(prompt + answer)
-        added = longer[len(ids) :] if longer[: len(ids)] == tuple(ids) else self._bare(answer)
+        try:
+            tokenization.require_known(self._model, answer)
+        except tokenization.TokenizationError as error:
+            raise PairsError(f"pair {i + 1} (answer): {error}") from error
+        added = self._added(prompt, ids, answer)
         if len(added) != 1 or not answer.strip():
             raise PairsError(self._not_one_token(i, prompt, answer, added))
-        self._require_known(i, answer, added)
         return added[0]
+
+    def _added(self, prompt: str, ids: Sequence[int], answer: str) -> Sequence[int]:
+        """Tokens that an answer adds after its prompt; its own where the two melt together."""
+        longer = self._model.to_tokens(
+            prompt + answer, prepend_bos=self._prepend_bos, truncate=False
+        )[0].tolist()
+        after = tuple(longer[: len(ids)]) == tuple(ids)
+        return longer[len(ids) :] if after else tokenization.bare(self._model, answer)
 
     def _not_one_token(self, i: int, prompt: str, answer: str, added: Sequence[int]) -> str:
         parts = " ".join(f"[{part}]" for part in self.strings(added)) or "nothing"
         hint = ""
-        if answer[:1] not in (" ", "") and len(self._bare(" " + answer)) == 1:
+        if answer[:1].strip() and len(self._added(prompt, self._ids(prompt), " " + answer)) == 1:
             hint = f" (did you mean {' ' + answer!r}, with its leading space?)"
         return (
             f"pair {i + 1}: the answer {answer!r} after '…{prompt[-20:]}' is {len(added)} tokens, "
             f"{parts}; expected a single token{hint}"
         )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tokenization.encode(self._model, text, prepend_bos=self._prepend_bos)
 
     def pair(
         self,

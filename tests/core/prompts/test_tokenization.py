@@ -1,0 +1,52 @@
+"""Tokenization by the model's own convention, on vocabularies that share ids as GPT-2's does."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+from transformer_lens.model_bridge import TransformerBridge
+
+from tests import hand_wired
+from workbench.core.prompts import tokenization
+
+
+@pytest.fixture(scope="module")
+def shared() -> TransformerBridge:
+    """A model with one id for beginning, end and unknown, put in front of every text."""
+    model = hand_wired.randomised()
+    inner = hand_wired.word_tokenizer(hand_wired.WORDS, bos=True).backend_tokenizer
+    inner.model.unk_token = "<bos>"
+    model.tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<bos>",
+        eos_token="<bos>",
+        unk_token="<bos>",
+        add_bos_token=True,
+        name_or_path="",
+    )
+    return model
+
+
+def test_a_bos_that_is_also_the_unknown_token_is_no_unknown_word(
+    shared: TransformerBridge,
+) -> None:
+    assert tokenization.encode(shared, "ape bee") == (6, 0, 1)
+    assert tokenization.encode(shared, "") == (6,)
+    assert tokenization.encode(shared, "<bos> ape", prepend_bos=False)[-1] == 0
+
+
+@pytest.mark.parametrize("text", ["ape yak", "yak ape", "yak"])
+def test_an_unknown_word_is_named_wherever_it_stands(shared: TransformerBridge, text: str) -> None:
+    with pytest.raises(tokenization.TokenizationError, match="'yak' is outside the vocabulary"):
+        tokenization.encode(shared, text)
+    with pytest.raises(tokenization.TokenizationError, match="'yak' is outside the vocabulary"):
+        tokenization.encode(hand_wired.randomised(), text)
+
+
+def test_an_empty_text_without_a_bos_is_refused() -> None:
+    with pytest.raises(tokenization.TokenizationError, match="the prompt is empty"):
+        tokenization.encode(hand_wired.two_layer(), "")
+
+
+def test_each_token_as_text(shared: TransformerBridge) -> None:
+    assert tokenization.strings(shared, (6, 0, 3)) == ("<bos>", "ape", "dog")

@@ -1,0 +1,92 @@
+"""Text to tokens by a model's own convention, with a sentence for what does not fit.
+
+BOS is put in front as the bridge does it. Unknown words are looked for in the text without special
+tokens: many vocabularies use one id for unknown, beginning and end (GPT-2's does), and the bridge
+takes a trailing end token off again, which would drop an unknown last word without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+# No tokenizer makes tokens of more characters than this on average; longer texts need not be tried.
+_CHARACTERS_PER_TOKEN = 100
+
+
+class TokenizationError(ValueError):
+    """A text that the model cannot read; the message says what about it."""
+
+
+def encode(
+    model: TransformerBridge, text: str, *, prepend_bos: bool | None = None
+) -> tuple[int, ...]:
+    """Token ids of a text, special tokens included.
+
+    Args:
+        model: Whose tokenizer to use.
+        text: Any text; an empty one gives the BOS token where the model puts one.
+        prepend_bos: None follows the model's own convention.
+
+    Returns:
+        The ids, at least one.
+
+    Raises:
+        TokenizationError: If the model has no tokenizer, or the text is empty, too long for the
+            context, or holds a word outside the vocabulary.
+    """
+    n_ctx = int(model.cfg.n_ctx)
+    if model.tokenizer is None:
+        raise TokenizationError(
+            f"{model.cfg.model_name!r} has no tokenizer, so texts cannot become tokens: set "
+            "model.tokenizer first"
+        )
+    if len(text) > _CHARACTERS_PER_TOKEN * n_ctx:
+        raise TokenizationError(
+            f"the prompt has {len(text):,} characters and the context is {n_ctx} tokens: shorten it"
+        )
+    require_known(model, text)
+    ids = tuple(model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)[0].tolist())
+    if not ids:
+        raise TokenizationError("the prompt is empty: give at least one word that the model knows")
+    if len(ids) > n_ctx:
+        raise TokenizationError(
+            f"the prompt has {len(ids)} tokens and the context is {n_ctx}: shorten it"
+        )
+    return ids
+
+
+def bare(model: TransformerBridge, text: str) -> list[int]:
+    """Token ids of a text without special tokens."""
+    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def require_known(model: TransformerBridge, text: str) -> None:
+    """Check that every word of a text is in the vocabulary.
+
+    Raises:
+        TokenizationError: If one is not; names them.
+    """
+    if not _is_outside(model, text):
+        return
+    words = [word for word in text.split() if _is_outside(model, word)] or [text]
+    raise TokenizationError(
+        f"{', '.join(map(repr, words))} is outside the vocabulary of {model.cfg.model_name!r}: use "
+        "words that the model knows"
+    )
+
+
+def strings(model: TransformerBridge, ids: Sequence[int]) -> tuple[str, ...]:
+    """Each token as text."""
+    return tuple(model.tokenizer.decode([token]) for token in ids)
+
+
+def _is_outside(model: TransformerBridge, text: str) -> bool:
+    tokenizer = model.tokenizer
+    # Who writes the unknown token into a prompt means it.
+    written = tokenizer.unk_token is not None and tokenizer.unk_token in text
+    unknown = None if written else tokenizer.unk_token_id
+    return any(token == unknown or token >= model.cfg.d_vocab for token in bare(model, text))
