@@ -8,8 +8,10 @@ opening a result runs no code.
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import datetime
+import errno
 import functools
 import importlib.metadata
 import json
@@ -222,14 +224,21 @@ def _is_empty(path: Path) -> bool:
 
 
 def _replace(scratch: Path, target: Path) -> None:
-    """Rename a whole folder into place; the old one is moved aside first, and only then removed."""
-    if not target.exists():
-        scratch.rename(target)
-        return
-    aside = scratch.with_name(scratch.name + ".old")
-    target.rename(aside)
-    scratch.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    """Rename a whole folder into place, moving an old one aside and only then removing it.
+
+    Others may be putting the same result there at the same time: whoever is last stays.
+    """
+    while True:
+        try:
+            scratch.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(aside / "old")
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _to_document(result: Result) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -81,7 +81,11 @@ def test_a_hook_that_does_not_fire_is_an_error(model: TransformerBridge) -> None
 
 def test_somebody_elses_hooks_stay(model: TransformerBridge) -> None:
     seen: list[int] = []
-    model.hook_dict[NAME].add_hook(lambda value, hook: seen.append(1))
+
+    def count(tensor: torch.Tensor, *, hook: object) -> None:
+        seen.append(1)
+
+    model.hook_dict[NAME].add_hook(count)
     try:
         running.run(model, TOKENS, {NAME: lambda value: value})
         with running.observing(model, {NAME: lambda value: value}):
