@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -38,8 +38,7 @@ from workbench.core.prompts.pairs import ContrastPairs
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-Direction = Literal["denoising", "noising"]
-DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
+DIRECTIONS = ("denoising", "noising")
 POSITIONS = ("each", "all")
 ANALYSIS = "activation_patching.patch"
 # False-discovery rate of "more than chance" where none is asked for.

@@ -84,9 +84,8 @@ def patch(  # noqa: PLR0917 - Typer tells arguments from options by their annota
                 progress=report,
             )
             folder = result.save(output) if output is not None else None
-        marks = {"ok": "✓", "warning": "!", "failed": "✗", "skipped": "–"}
         for check in result.preflight.checks:
-            _out.print(f"{marks[check.status]} {check.name}: {check.detail}", markup=False)
+            _out.print(f"{check.mark} {check.name}: {check.detail}", markup=False)
         _out.print(result.summary(), markup=False)
         if folder is not None:
             result.to_frame().to_csv(folder / "effects.csv", index=False)

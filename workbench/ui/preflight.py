@@ -13,22 +13,19 @@ if TYPE_CHECKING:
     from workbench.core.engine.preflight import Preflight
     from workbench.core.prompts.pairs import ContrastPairs
 
-_MARKS = {"ok": "✓", "warning": "⚠", "failed": "✗", "skipped": "–"}
-_SHOWN = 50
-
 
 def show(checks: Preflight, pairs: ContrastPairs) -> None:
     """Draw the line of ticks.
 
     Args:
         checks: Outcome of the preflight.
-        pairs: What it was made for; the first ones are shown token by token.
+        pairs: What it was made for; one of them is shown token by token.
     """
-    line = "  ".join(f"{_MARKS[check.status]} {check.name}" for check in checks.checks)
+    line = "  ".join(f"{check.mark} {check.name}" for check in checks.checks)
     with st.expander(escaping.markdown(line), expanded=not checks.passed):
         for check in checks.checks:
             sentence = escaping.markdown(f"{check.name}: {check.detail}")
-            st.markdown(f"{_MARKS[check.status]} {sentence}")
+            st.markdown(f"{check.mark} {sentence}")
         which = st.number_input("Pair", 1, len(pairs), 1, key=f"aligned:{pairs.digest()}") - 1
         st.dataframe(_aligned(pairs, which))
         right = ", ".join(map(repr, pairs.answer_strings[which]))

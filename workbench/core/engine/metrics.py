@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-
-MetricName = Literal["logit_difference", "probability", "kl_divergence", "cross_entropy", "rank"]
 
 
 @dataclasses.dataclass(frozen=True)

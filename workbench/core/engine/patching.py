@@ -136,7 +136,7 @@ class _Batch:
         clean, corrupted = pairs.batch(indices)
         clean_logits, clean_kept = running.run_and_keep(model, clean, names)
         corrupted_logits, corrupted_kept = running.run_and_keep(model, corrupted, names)
-        self._targets = preflight.targets(model, pairs, indices, clean_logits[:, -1])
+        self._targets = preflight.targets(pairs, indices, clean_logits[:, -1])
         self.clean, self.corrupted = self._measure(clean_logits), self._measure(corrupted_logits)
         self._base = corrupted if denoising else clean
         self._source = clean_kept if denoising else corrupted_kept

@@ -59,6 +59,11 @@ class Check:
     detail: str
     value: float | None = None
 
+    @property
+    def mark(self) -> str:
+        """The status as one sign."""
+        return {"ok": "✓", "warning": "⚠", "failed": "✗", "skipped": "–"}[self.status]
+
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
@@ -144,7 +149,6 @@ def check(
 
 
 def targets(
-    model: TransformerBridge,
     pairs: ContrastPairs,
     indices: np.ndarray,
     clean_logits: Float[torch.Tensor, "batch d_vocab"],
@@ -248,7 +252,7 @@ class _Baseline:
             elapsed += time.perf_counter() - started
             require_finite(model, clean_logits)
             require_finite(model, corrupted_logits)
-            goal = targets(model, pairs, group, clean_logits)
+            goal = targets(pairs, group, clean_logits)
             measure = metrics.METRICS[metric]
             self.clean[group] = measure(clean_logits, goal).cpu().numpy()
             self.corrupted[group] = measure(corrupted_logits, goal).cpu().numpy()
