@@ -38,6 +38,8 @@ from workbench.core.prompts.pairs import ContrastPairs
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+# Three axes are drawn in two dimensions: layer and head (or group) upward, positions to the right.
+_FOLDED = ("layer", "position", "part")
 DIRECTIONS = ("denoising", "noising")
 POSITIONS = ("each", "all")
 ANALYSIS = "activation_patching.patch"
@@ -71,7 +73,7 @@ class PatchingResult(results.Result):
 
     Attributes:
         site: Component kind.
-        axes: What the cells are indexed by, in order, out of layer, position and head.
+        axes: What the cells are indexed by, in order, out of layer, position, and head or group.
         metric: Scalar that was measured.
         direction: "denoising" or "noising".
         normalised: Whether the baselines were far enough apart to divide by.
@@ -112,6 +114,11 @@ class PatchingResult(results.Result):
         return self.effects if self.normalised else self.changes
 
     @property
+    def part(self) -> str | None:
+        """What of a position is patched by itself: "head", "group", or nothing."""
+        return next((axis for axis in ("head", "group") if axis in self.axes), None)
+
+    @property
     def unit(self) -> str:
         """Unit of `shown`, for axis titles."""
         unit = metrics.UNITS[self.metric]
@@ -122,7 +129,8 @@ class PatchingResult(results.Result):
     def label(self, cell: tuple[int, ...]) -> str:
         """A cell in the field's notation, for example `L2H5 at position 9 ("to")`."""
         index = dict(zip(self.axes, cell, strict=True))
-        name = f"L{index['layer']}" + (f"H{index['head']}" if "head" in index else "")
+        part = self.part
+        name = f"L{index['layer']}" + (f"{part[0].upper()}{index[part]}" if part else "")
         if "position" not in index:
             return name
         token = self.pairs.position_labels()[index["position"]]
@@ -191,33 +199,33 @@ class PatchingResult(results.Result):
         columns, row_title, column_title = (), "layer", None
         if "position" in self.axes:
             columns, column_title = self._positions(), "position"
-        if "head" in self.axes:
-            heads = range(self.shown.shape[-1])
+        if self.part:
+            parts = [f"{self.part[0].upper()}{i}" for i in range(self.shown.shape[-1])]
             if "position" in self.axes:
-                rows, row_title = tuple(f"{row}H{head}" for row in rows for head in heads), "head"
+                rows, row_title = tuple(row + part for row in rows for part in parts), self.part
             else:
-                columns, column_title = tuple(f"H{head}" for head in heads), "head"
+                columns, column_title = tuple(parts), self.part
         values, hover, p = map(self._flat, (self.shown, self._hover(), self.adjusted_p))
         return Grid(values, rows, columns, row_title, column_title, hover, p)
 
     def _flat(self, cells: np.ndarray) -> np.ndarray:
         """Cells in two dimensions, rows and columns as in `grid`."""
-        if self.axes == ("layer", "position", "head"):
+        if cells.ndim == len(_FOLDED):
             return np.moveaxis(cells, 2, 1).reshape(-1, cells.shape[1])
         return cells.reshape(cells.shape[0], -1)
 
     def to_grid(self, cell: tuple[int, ...]) -> tuple[int, int]:
         """Row and column at which `grid` shows a cell."""
-        index = dict(zip(self.axes, cell, strict=True))
-        if self.axes == ("layer", "position", "head"):
-            return index["layer"] * self.shown.shape[2] + index["head"], index["position"]
+        if len(cell) == len(_FOLDED):
+            layer, position, part = cell
+            return layer * self.shown.shape[2] + part, position
         return cell[0], cell[1] if len(cell) > 1 else 0
 
     def from_grid(self, row: int, column: int) -> tuple[int, ...]:
         """The cell that `grid` shows at a row and column."""
-        if self.axes == ("layer", "position", "head"):
-            layer, head = divmod(row, self.shown.shape[2])
-            return layer, column, head
+        if len(self.axes) == len(_FOLDED):
+            layer, part = divmod(row, self.shown.shape[2])
+            return layer, column, part
         return (row, column)[: len(self.axes)]
 
     def summary(self) -> str:
@@ -333,7 +341,8 @@ def patch(
     Args:
         model: Any bridge; it is not changed, and may be in use by other threads.
         pairs: Clean and corrupted prompts with answers.
-        site: "resid_pre", "attn_out", "mlp_out" or "z" (per head).
+        site: "resid_pre", "resid_post", "attn_out", "mlp_out"; per head "z", "q"; per key/value
+            head "k", "v".
         metric: "logit_difference", "probability", "kl_divergence", "cross_entropy" or "rank".
         direction: "denoising" or "noising".
         positions: "each" patches one position at a time; "all" patches all at once, and the
@@ -514,7 +523,7 @@ def inspect_cell(
     index = dict(zip(result.axes, cell, strict=True))
     name = names[index["layer"]]
     _, kept = running.run_and_keep(model, source, [name])
-    hook = patching.replacement(kept[name], index.get("position"), index.get("head"))
+    hook = patching.replacement(kept[name], index.get("position"), index.get(result.part or ""))
     before = running.run(model, base)[0, -1].float().softmax(-1)
     after = running.run(model, base, {name: hook})[0, -1].float().softmax(-1)
     top = set(before.topk(min(k, len(before))).indices.tolist())

@@ -49,7 +49,9 @@ def patch(  # noqa: PLR0917 - Typer tells arguments from options by their annota
     task: Annotated[str | None, typer.Option(help="Named task to draw pairs from.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV, JSONL or JSON file of pairs.")] = None,
     n: Annotated[int, typer.Option(help="Pairs to draw from the task.")] = 32,
-    site: Annotated[str, typer.Option(help="resid_pre, attn_out, mlp_out or z.")] = "resid_pre",
+    site: Annotated[
+        str, typer.Option(help="resid_pre, resid_post, attn_out, mlp_out, z, q, k or v.")
+    ] = "resid_pre",
     metric: Annotated[str, typer.Option(help="Scalar to measure.")] = "logit_difference",
     direction: Annotated[str, typer.Option(help="denoising or noising.")] = "denoising",
     positions: Annotated[str, typer.Option(help="each or all.")] = "each",

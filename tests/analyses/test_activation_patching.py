@@ -33,6 +33,12 @@ TL_TABLES: dict[tuple[str, str], Callable[..., torch.Tensor]] = {
     ("mlp_out", "each"): transformer_lens.patching.get_act_patch_mlp_out,
     ("z", "each"): transformer_lens.patching.get_act_patch_attn_head_out_by_pos,
     ("z", "all"): transformer_lens.patching.get_act_patch_attn_head_out_all_pos,
+    ("q", "each"): transformer_lens.patching.get_act_patch_attn_head_q_by_pos,
+    ("q", "all"): transformer_lens.patching.get_act_patch_attn_head_q_all_pos,
+    ("k", "each"): transformer_lens.patching.get_act_patch_attn_head_k_by_pos,
+    ("k", "all"): transformer_lens.patching.get_act_patch_attn_head_k_all_pos,
+    ("v", "each"): transformer_lens.patching.get_act_patch_attn_head_v_by_pos,
+    ("v", "all"): transformer_lens.patching.get_act_patch_attn_head_v_all_pos,
 }
 
 
@@ -90,6 +96,17 @@ class TestHandWired:
 
     EXPECTED = {
         "resid_pre": np.array([[0, 1, 0, 0], [0, 0, 0, 1]]),
+        "resid_post": np.array([[0, 0, 0, 1], [0, 0, 0, 1]]),
+        # Where the heads look depends on positions alone, so queries and keys carry nothing; the
+        # values are read at position 1 in layer 0, and at the last position in layer 1.
+        "q": np.zeros((2, 4, 2)),
+        "k": np.zeros((2, 4, 2)),
+        "v": np.array(
+            [
+                [[0, 0], [1, 0], [0, 0], [0, 0]],
+                [[0, 0], [0, 0], [0, 0], [0, hand_wired.INDIRECT]],
+            ]
+        ),
         "attn_out": np.array([[0, 0, 0, 1], [0, 0, 0, hand_wired.INDIRECT]]),
         "mlp_out": np.zeros((2, 4)),
         "z": np.array(
@@ -123,7 +140,7 @@ class TestHandWired:
         result = activation_patching.patch(two_layer, two_layer_pairs, site=site, positions="all")
         # Layer 1 works from the last position alone, so together the positions do what one does;
         # the whole residual stream carries everything in either layer.
-        expected = np.ones(2) if site == "resid_pre" else self.EXPECTED[site].max(1)
+        expected = np.ones(2) if site.startswith("resid") else self.EXPECTED[site].max(1)
         np.testing.assert_allclose(result.effects, expected, atol=1e-6)
         assert "position" not in result.axes
 
@@ -152,6 +169,7 @@ def compare_with_transformer_lens(model: TransformerBridge, pairs: ContrastPairs
     """Every site of ours against the table of transformer_lens.patching, on the raw metric."""
     clean, corrupted = pairs.batch(range(len(pairs)))
     rows = torch.arange(len(pairs))
+    shared = sites.groups(model) < model.cfg.n_heads
     answers = torch.tensor([row[0] for row in pairs.answers])
     wrong = torch.tensor([row[0] for row in pairs.wrong_answers])
 
@@ -161,6 +179,9 @@ def compare_with_transformer_lens(model: TransformerBridge, pairs: ContrastPairs
     with torch.inference_mode():
         _, clean_cache = model.run_with_cache(clean)
         for (site, positions), table in TL_TABLES.items():
+            if shared and site in "kv":
+                # transformer_lens asks for a key and a value of every query head.
+                continue
             expected = table(model, corrupted, clean_cache, metric).numpy()
             result = activation_patching.patch(model, pairs, site=site, positions=positions)
             measured = result.per_prompt.mean(0)
@@ -225,7 +246,7 @@ def independent_forward(
         x = add("resid_pre", resid)
         normed = norm("layers.1.ln1", x)
         q, k, v = (
-            linear(f"layers.1.attn.{c}", normed).view(batch, length, 4, 4).transpose(1, 2)
+            add(c, linear(f"layers.1.attn.{c}", normed).view(batch, length, 4, 4)).transpose(1, 2)
             for c in "qkv"
         )
         z = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -233,7 +254,7 @@ def independent_forward(
         x = x + add("attn_out", linear("layers.1.attn.o", z.reshape(batch, length, -1)))
         hidden = torch.nn.functional.gelu(linear("layers.1.mlp.fc_in", norm("layers.1.ln2", x)))
         x = x + add("mlp_out", linear("layers.1.mlp.fc_out", hidden))
-        return linear("head", norm("ln_out", x))
+        return linear("head", norm("ln_out", add("resid_post", x)))
 
 
 class TestSharedPrefix:
@@ -332,6 +353,34 @@ class TestNormalisation:
         )
         assert result.normalised
         np.testing.assert_allclose(result.effects, 1.0, atol=1e-5)
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("site", ["k", "v"])
+def test_keys_and_values_of_shared_heads_have_an_axis_of_their_own(
+    stories: Path, site: str
+) -> None:
+    """Eight query heads share four key/value heads: four columns, none of them padding."""
+    model, pairs = story_pairs(stories)
+    result = activation_patching.patch(model, pairs, site=site, positions="all")
+    assert result.axes == ("layer", "group")
+    assert result.effects.shape == (5, 4)
+    assert result.grid().columns == ("G0", "G1", "G2", "G3")
+    assert "L" in result.label((1, 2)) and "G2" in result.label((1, 2))
+    clean, corrupted = pairs.batch(range(2))
+    name = f"blocks.1.attn.hook_{site}"
+    _, kept = running.run_and_keep(model, clean, [name])
+
+    def replace(value: torch.Tensor) -> torch.Tensor:
+        return torch.cat([value[:, :, :2], kept[name][:, :, 2:3], value[:, :, 3:]], dim=2)
+
+    logits = running.run(model, corrupted, {name: replace})[:, -1]
+    right, wrong = (
+        torch.tensor([row[0] for row in a]) for a in (pairs.answers, pairs.wrong_answers)
+    )
+    rows = torch.arange(2)
+    expected = logits[rows, right] - logits[rows, wrong]
+    np.testing.assert_allclose(result.per_prompt[:, 1, 2], expected.numpy(), atol=EXACT)
 
 
 def test_more_than_chance_is_asked_of_every_cell_and_corrected_over_all() -> None:
@@ -458,7 +507,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"site": "resid"}, r"unknown site 'resid'; expected one of resid_pre, attn_out"),
+            ({"site": "resid"}, r"unknown site 'resid'; expected one of resid_pre, resid_post"),
             (
                 {"metric": "accuracy"},
                 r"unknown metric 'accuracy'; expected one of logit_difference",

@@ -32,7 +32,7 @@ class Swept:
     """Metric of every prompt in every patched run, and in the two baselines.
 
     Attributes:
-        axes: What the cells are indexed by, in order, out of layer, position and head.
+        axes: What the cells are indexed by, in order, out of layer, position, and head or group.
         patched: Metric in each patched run.
         clean: Metric of each clean prompt.
         corrupted: Metric of each corrupted prompt.
@@ -76,7 +76,7 @@ def sweep(
     place, names = sites.resolve(model, site)
     axes = tuple(axis for axis in place.axes if each_position or axis != "position")
     length = len(pairs.clean_tokens[0])
-    sizes = {"layer": len(names), "position": length, "head": int(model.cfg.n_heads)}
+    sizes = {"layer": len(names), "position": length, place.part: place.parts(model)}
     shape = tuple(sizes[axis] for axis in axes)
     batches = [
         group[start : start + batch_size]
@@ -91,25 +91,28 @@ def sweep(
         for j, cell in enumerate(itertools.product(*map(range, shape))):
             done = (i + j / max(1, int(np.prod(shape)))) / len(batches)
             progress(done, f"cell {j + 1} of {int(np.prod(shape))}")
-            patched[(indices, *cell)] = batch.patched(**dict(zip(axes, cell, strict=True)))
+            at = dict(zip(axes, cell, strict=True))
+            patched[(indices, *cell)] = batch.patched(
+                at["layer"], at.get("position"), at.get(place.part or "")
+            )
     return Swept(axes, patched, clean, corrupted)
 
 
 def replacement(
-    source: torch.Tensor, position: int | None = None, head: int | None = None
+    source: torch.Tensor, position: int | None = None, part: int | None = None
 ) -> running.HookFunction:
-    """A hook function that writes another run's activation over one position, head, or both.
+    """A hook function that writes another run's activation over a position, a head, or both.
 
     Args:
         source: The other run's activation at the same hook point.
         position: Which position; None for all.
-        head: Which head; None for all, or where the site has none.
+        part: Which head or group; None for all, or where the site has none.
 
     Returns:
         The function, which leaves its argument as it is and returns a patched copy.
     """
     where = (slice(None), slice(None) if position is None else position)
-    index = where if head is None else (*where, head)
+    index = where if part is None else (*where, part)
 
     def replace(activation: torch.Tensor) -> torch.Tensor:
         patched = activation.clone()
@@ -145,14 +148,14 @@ class _Batch:
         self._first = first if preflight.is_causal(model) else np.zeros_like(first)
 
     def patched(
-        self, layer: int, position: int | None = None, head: int | None = None
+        self, layer: int, position: int | None, part: int | None
     ) -> Float[np.ndarray, " batch"]:
         """Metric of each prompt with one cell patched."""
         reached = self._first <= (np.inf if position is None else position)
         if not reached.any():
             return self._unpatched
         name = self._names[layer]
-        hook = replacement(self._source[name], position, head)
+        hook = replacement(self._source[name], position, part)
         logits = running.run(self._model, self._base, {name: hook})
         return np.where(reached, self._measure(logits), self._unpatched)
 

@@ -202,14 +202,14 @@ def forward_passes(
 ) -> int:
     """Forward passes of a patching run, over all groups of equal length."""
     place, _ = sites.resolve(model, site)
-    heads = int(model.cfg.n_heads) if place.per_head else 1
+    parts = place.parts(model)
     first = pairs.first_differences()
     total = 0
     for group in pairs.groups():
         length = len(pairs.clean_tokens[group[0]])
         start = int(first[group].min()) if is_causal(model) else 0
         columns = length - start if positions == "each" else 1
-        total += 2 + int(model.cfg.n_layers) * heads * columns
+        total += 2 + int(model.cfg.n_layers) * parts * columns
     return total
 
 

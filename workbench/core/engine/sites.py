@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+_PLAIN = ("layer", "position")
+_PER_HEAD = (*_PLAIN, "head")
+_PER_GROUP = (*_PLAIN, "group")
+
+
 @dataclasses.dataclass(frozen=True)
 class Site:
     """A place in a transformer block that an activation can be patched at.
@@ -26,7 +31,8 @@ class Site:
         title: Its name for readers.
         hook: Hook point, with `{layer}` for the block.
         axes: What a result over this site is indexed by, in order, when positions are patched one
-            at a time. The activation has shape [batch, position, (head,) width].
+            at a time. The activation has shape [batch, position, width], or [batch, position,
+            head or group, width] where the last axis is `head` or `group`.
     """
 
     kind: str
@@ -35,9 +41,14 @@ class Site:
     axes: tuple[str, ...]
 
     @property
-    def per_head(self) -> bool:
-        """Whether each attention head is patched by itself."""
-        return "head" in self.axes
+    def part(self) -> str | None:
+        """What of a position is patched by itself: "head", "group" (key/value head), or nothing."""
+        return self.axes[2] if len(self.axes) > len(_PLAIN) else None
+
+    def parts(self, model: TransformerBridge) -> int:
+        """How many heads or groups a layer has; 1 where a position is patched as a whole."""
+        counts = {"head": int(model.cfg.n_heads), "group": groups(model)}
+        return counts[self.part] if self.part else 1
 
     def hook_name(self, layer: int) -> str:
         """Hook point of one layer."""
@@ -51,23 +62,37 @@ SITES: dict[str, Site] = {
             "resid_pre",
             "residual stream before each layer",
             "blocks.{layer}.hook_resid_pre",
-            ("layer", "position"),
+            _PLAIN,
+        ),
+        Site(
+            "resid_post",
+            "residual stream after each layer",
+            "blocks.{layer}.hook_resid_post",
+            _PLAIN,
         ),
         Site(
             "attn_out",
             "output of each attention layer",
             "blocks.{layer}.hook_attn_out",
-            ("layer", "position"),
+            _PLAIN,
         ),
-        Site("mlp_out", "output of each MLP", "blocks.{layer}.hook_mlp_out", ("layer", "position")),
+        Site("mlp_out", "output of each MLP", "blocks.{layer}.hook_mlp_out", _PLAIN),
         Site(
             "z",
             "output of each attention head",
             "blocks.{layer}.attn.hook_z",
-            ("layer", "position", "head"),
+            _PER_HEAD,
         ),
+        Site("q", "query of each attention head", "blocks.{layer}.attn.hook_q", _PER_HEAD),
+        Site("k", "key of each key/value head", "blocks.{layer}.attn.hook_k", _PER_GROUP),
+        Site("v", "value of each key/value head", "blocks.{layer}.attn.hook_v", _PER_GROUP),
     )
 }
+
+
+def groups(model: TransformerBridge) -> int:
+    """Key/value heads of a layer; as many as query heads without grouped-query attention."""
+    return int(getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads)
 
 
 def resolve(model: TransformerBridge, kind: str) -> tuple[Site, list[str]]:
@@ -78,7 +103,9 @@ def resolve(model: TransformerBridge, kind: str) -> tuple[Site, list[str]]:
         kind: One of `SITES`.
 
     Returns:
-        The site and its hook name in each layer.
+        The site and its hook name in each layer. Keys and values are indexed by `group` where
+        several query heads share them, and by `head` where each has its own: never padded, so
+        that what does not exist cannot look like an effect of zero.
 
     Raises:
         ValueError: If the kind is unknown or the model lacks its hook points.
@@ -86,6 +113,8 @@ def resolve(model: TransformerBridge, kind: str) -> tuple[Site, list[str]]:
     if kind not in SITES:
         raise ValueError(f"unknown site {kind!r}; expected one of {', '.join(SITES)}")
     site = SITES[kind]
+    if site.part == "group" and groups(model) == model.cfg.n_heads:
+        site = dataclasses.replace(site, axes=_PER_HEAD)
     names = [site.hook_name(layer) for layer in range(model.cfg.n_layers)]
     running.require_hooks(model, names)
     return site, names
