@@ -3,12 +3,15 @@
 1. Run the clean and the corrupted prompts; keep the activations at the site in every layer.
 2. Denoising: run the corrupted prompt again with one activation replaced by its clean value.
    Noising: run the clean prompt with one activation replaced by its corrupted value.
+   Ablation: run the clean prompt with one activation replaced by zero, by a mean, or by the
+   corrupted activation of another prompt.
 3. Measure the metric at the last position, per prompt, and compare with the two baselines.
 4. Put a bootstrap interval over prompts around every effect, and ask of every cell whether its
    change is more than chance: sign flips over prompts, Benjamini-Hochberg over all cells.
 
 Source: Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262; Zhang & Nanda 2024,
-arXiv 2309.16042 (metrics, denoising against noising).
+arXiv 2309.16042 (metrics, denoising against noising); Chan et al. 2022, "Causal scrubbing"
+(resample ablation).
 
 Units and sign: an effect is a fraction. Denoising: (patched − corrupted) / (clean − corrupted), so
 1 is full recovery and 0 none. Noising: (clean − patched) / (clean − corrupted), so 1 is full
@@ -16,7 +19,8 @@ destruction. It is the ratio of the means over prompts. Where the baselines are 
 by, effects are NaN and the changes (the numerators, in the metric's unit) are what is shown.
 
 Limits: denoising shows what suffices given the rest of the corrupted run, noising what is needed
-given the rest of the clean run; neither shows the path, and backup components hide each other. An
+given the rest of the clean run; neither shows the path, and backup components hide each other. A
+zero is far from anything the model has seen, so a zero ablation may destroy by surprise alone. An
 effect is relative to this corruption: what clean and corrupted share cannot show up.
 """
 
@@ -24,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 # Three axes are drawn in two dimensions: layer and head (or group) upward, positions to the right.
 _FOLDED = ("layer", "position", "part")
 DIRECTIONS = ("denoising", "noising")
+ABLATIONS = patching.ABLATIONS
 POSITIONS = ("each", "all")
 ANALYSIS = "activation_patching.patch"
 # False-discovery rate of "more than chance" where none is asked for.
@@ -54,6 +60,7 @@ class Options(TypedDict):
     metric: str
     direction: str
     positions: str
+    ablation: str | None
 
 
 class Bootstrap(TypedDict):
@@ -76,6 +83,7 @@ class PatchingResult(results.Result):
         axes: What the cells are indexed by, in order, out of layer, position, and head or group.
         metric: Scalar that was measured.
         direction: "denoising" or "noising".
+        ablation: "zero", "mean", "resample", or None.
         normalised: Whether the baselines were far enough apart to divide by.
         effects: Ratio of means, a fraction; NaN throughout where `normalised` is False.
         interval: Bootstrap interval of the effects over prompts; NaN with a single prompt.
@@ -95,6 +103,7 @@ class PatchingResult(results.Result):
     axes: tuple[str, ...]
     metric: str
     direction: str
+    ablation: str | None
     normalised: bool
     effects: Float[np.ndarray, "*cell"]
     interval: Float[np.ndarray, "bound *cell"]
@@ -233,7 +242,7 @@ class PatchingResult(results.Result):
         n = len(self.pairs)
         metric, unit = self.metric.replace("_", " "), metrics.UNITS[self.metric]
         lines = [
-            f"{self.direction.capitalize()} {sites.SITES[self.site].title} of "
+            f"{self._doing()} {sites.SITES[self.site].title} of "
             f"{self.provenance.model} on {self.pairs.name}: mean {metric} {self.clean.mean():.3f} "
             f"clean and {self.corrupted.mean():.3f} corrupted ({unit}, n = {n})."
         ]
@@ -259,6 +268,9 @@ class PatchingResult(results.Result):
                 f"prompts, false-discovery rate {DISCOVERIES:.0%})."
             )
         return " ".join(lines)
+
+    def _doing(self) -> str:
+        return f"{self.ablation}-ablating".capitalize() if self.ablation else self.direction.title()
 
     def script(self) -> str:
         """Python code that computes this result again."""
@@ -291,6 +303,8 @@ _SCRIPT_ARGUMENTS = (
     "site",
     "metric",
     "direction",
+    "ablation",
+    "reference",
     "positions",
     "confidence",
     "n_resamples",
@@ -328,6 +342,8 @@ def patch(
     site: str = "resid_pre",
     metric: str = "logit_difference",
     direction: str = "denoising",
+    ablation: str | None = None,
+    reference: Sequence[str] = (),
     positions: str = "each",
     confidence: float = DEFAULT_BOOTSTRAP["confidence"],
     n_resamples: int = DEFAULT_BOOTSTRAP["n_resamples"],
@@ -345,6 +361,10 @@ def patch(
             head "k", "v".
         metric: "logit_difference", "probability", "kl_divergence", "cross_entropy" or "rank".
         direction: "denoising" or "noising".
+        ablation: With "noising": "zero", "mean" or "resample" (another prompt's corrupted
+            activation) in place of the prompt's own corrupted activation.
+        reference: Texts whose tokens a mean ablation averages over; without any it averages over
+            the pairs themselves, position by position.
         positions: "each" patches one position at a time; "all" patches all at once, and the
             position axis goes.
         confidence: Level of the intervals.
@@ -364,19 +384,29 @@ def patch(
     """
     started = time.perf_counter()
     report = progress or running.no_progress
-    options = Options(site=site, metric=metric, direction=direction, positions=positions)
+    options = Options(
+        site=site, metric=metric, direction=direction, positions=positions, ablation=ablation
+    )
     bootstrap = Bootstrap(confidence=confidence, n_resamples=n_resamples, seed=seed)
     _require_arguments(pairs, options, confidence)
     first = _part(report, 0.0, 0.1)
     checks = checks or preflight.check(
-        model, pairs, site=site, metric=metric, positions=positions, progress=first
+        model,
+        pairs,
+        site=site,
+        metric=metric,
+        positions=positions,
+        ablation=ablation,
+        progress=first,
     )
     swept = patching.sweep(
         model,
         pairs,
         site=site,
         metric=metric,
-        denoising=direction == "denoising",
+        intervention=patching.Intervention(
+            direction == "denoising", ablation, tuple(reference), seed
+        ),
         each_position=positions == "each",
         batch_size=batch_size,
         progress=_part(report, 0.1, 0.95),
@@ -392,7 +422,7 @@ def patch(
         provenance=results.provenance(
             model,
             analysis=ANALYSIS,
-            parameters=parameters(pairs, options, bootstrap),
+            parameters=parameters(pairs, options, bootstrap, reference),
             seed=seed,
             wall_time=time.perf_counter() - started,
         ),
@@ -400,6 +430,7 @@ def patch(
         axes=swept.axes,
         metric=metric,
         direction=direction,
+        ablation=ablation,
         normalised=normalised,
         effects=effects,
         interval=interval,
@@ -418,7 +449,10 @@ def patch(
 
 
 def parameters(
-    pairs: ContrastPairs, options: Options, bootstrap: Bootstrap | None = None
+    pairs: ContrastPairs,
+    options: Options,
+    bootstrap: Bootstrap | None = None,
+    reference: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything that determines a result apart from the model, to find a stored run by.
 
@@ -426,11 +460,13 @@ def parameters(
         pairs: What is run.
         options: What is patched and measured.
         bootstrap: How the intervals are made; None for the defaults of `patch`.
+        reference: Texts of a mean ablation.
 
     Returns:
         JSON types only.
     """
-    return {**options, **(bootstrap or DEFAULT_BOOTSTRAP), "pairs": pairs.digest()}
+    level = bootstrap or DEFAULT_BOOTSTRAP
+    return {**options, **level, "reference": list(reference), "pairs": pairs.digest()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -553,6 +589,15 @@ def _require_arguments(pairs: ContrastPairs, options: Options, confidence: float
         raise ValueError(f"direction = {direction!r}; expected one of {', '.join(DIRECTIONS)}")
     if positions not in POSITIONS:
         raise ValueError(f"positions = {positions!r}; expected one of {', '.join(POSITIONS)}")
+    ablation = options["ablation"]
+    if ablation is not None and ablation not in ABLATIONS:
+        known = ", ".join(ABLATIONS)
+        raise ValueError(f"ablation = {ablation!r}; expected None or one of {known}")
+    if ablation is not None and direction != "noising":
+        raise ValueError(
+            f"a {ablation} ablation takes something away from the clean run: use "
+            "direction='noising' with it"
+        )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
 

@@ -20,7 +20,10 @@ from workbench.ui import downloads, escaping, heatmap, jobs, pairs, preflight, s
 
 CHOICES = {
     "site": list(sites.SITES),
-    "direction": list(activation_patching.DIRECTIONS),
+    "direction": [
+        *activation_patching.DIRECTIONS,
+        *(f"{name} ablation" for name in activation_patching.ABLATIONS),
+    ],
     "metric": list(metrics.METRICS),
     "positions": list(activation_patching.POSITIONS),
 }
@@ -28,6 +31,10 @@ CHOICES = {
 MEANING = {
     "denoising": "put a clean activation into the corrupted run, and does it bring the answer back",
     "noising": "put a corrupted activation into the clean run, and does it take the answer away",
+    "zero ablation": "put zeros into the clean run, and is the answer gone",
+    "mean ablation": "put the mean over all prompts into the clean run, and is the answer gone",
+    "resample ablation": "put another prompt's corrupted activation into the clean run, and is the "
+    "answer gone",
 }
 
 
@@ -42,15 +49,16 @@ def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options]:
             name.capitalize(), CHOICES[name], key=name, bind="query-params"
         )
 
+    site, how = pick("site"), pick("direction")
+    ablated = how not in activation_patching.DIRECTIONS
     options = activation_patching.Options(
-        site=pick("site"),
+        site=site,
         metric=pick("metric"),
-        direction=pick("direction"),
+        direction="noising" if ablated else how,
         positions=pick("positions"),
+        ablation=how.removesuffix(" ablation") if ablated else None,
     )
-    st.caption(
-        f"{sites.SITES[options['site']].title.capitalize()}: {MEANING[options['direction']]}?"
-    )
+    st.caption(f"{sites.SITES[site].title.capitalize()}: {MEANING[how]}?")
     now = [model, choice.description if choice else None, options]
     if st.session_state.setdefault("asked", now) != now:
         st.session_state["asked"] = now
@@ -73,6 +81,7 @@ def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Op
             site=options["site"],
             metric=options["metric"],
             positions=options["positions"],
+            ablation=options["ablation"],
             progress=report,
         )
 

@@ -64,6 +64,10 @@ def test_patch_reads_a_file_of_pairs(tmp_path: Path) -> None:
         (["modadd-113", "--task", "modular-addition", "--direction", "y"], "direction = 'y'"),
         (["modadd-113", "--task", "modular-addition", "--positions", "y"], "positions = 'y'"),
         (["modadd-113", "--task", "modular-addition", "--n", "0"], "n = 0 pairs"),
+        (
+            ["modadd-113", "--task", "modular-addition", "--ablation", "zero"],
+            "use direction='noising'",
+        ),
         (["modadd-113", "--pairs", "nothing.csv"], "cannot read nothing.csv"),
         (["modadd-113"], "give either --task NAME or --pairs FILE, and not both"),
         (["modadd-113", "--task", "a", "--pairs", "b"], "give either --task NAME or --pairs FILE"),

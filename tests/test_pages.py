@@ -194,6 +194,11 @@ class TestPatching:
         assert "cancelled" in texts(at)
         assert runs.RunStore().runs() == []
 
+    def test_an_ablation_is_one_more_direction(self) -> None:
+        at = run_patching(model="modadd-113", n="8", direction="mean ablation")
+        assert "Mean-ablating residual stream" in texts(at)
+        assert any("ablation='mean'" in code.value for code in at.code)
+
     def test_layers_only_as_bars(self) -> None:
         at = run_patching(model="modadd-113", n="8", site="attn_out", positions="all")
         settled(at.selectbox(key=f"layer:{run_in(at)}").set_value(0).run())

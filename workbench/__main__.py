@@ -54,6 +54,9 @@ def patch(  # noqa: PLR0917 - Typer tells arguments from options by their annota
     ] = "resid_pre",
     metric: Annotated[str, typer.Option(help="Scalar to measure.")] = "logit_difference",
     direction: Annotated[str, typer.Option(help="denoising or noising.")] = "denoising",
+    ablation: Annotated[
+        str | None, typer.Option(help="zero, mean or resample; with --direction noising.")
+    ] = None,
     positions: Annotated[str, typer.Option(help="each or all.")] = "each",
     seed: Annotated[int, typer.Option(help="Seed of pairs and bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
@@ -81,6 +84,7 @@ def patch(  # noqa: PLR0917 - Typer tells arguments from options by their annota
                 site=site,
                 metric=metric,
                 direction=direction,
+                ablation=ablation,
                 positions=positions,
                 seed=seed,
                 progress=report,

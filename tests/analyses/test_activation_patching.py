@@ -21,7 +21,7 @@ import workbench
 from analyses import activation_patching
 from tests import hand_wired
 from workbench import ContrastPairs
-from workbench.core.engine import metrics, preflight, running, sites
+from workbench.core.engine import metrics, patching, preflight, running, sites
 
 SITES = tuple(sites.SITES)
 # Same computation on the same machine, so float32 rounding only.
@@ -353,6 +353,111 @@ class TestNormalisation:
         )
         assert result.normalised
         np.testing.assert_allclose(result.effects, 1.0, atol=1e-5)
+
+
+class TestAblations:
+    """On the hand-wired model: what the last position lacks is what the logits lack."""
+
+    HEAD = (0, 3, 0)
+
+    def ablate(
+        self, model: TransformerBridge, pairs: ContrastPairs, ablation: str, **more: Any
+    ) -> activation_patching.PatchingResult:
+        return activation_patching.patch(
+            model, pairs, site="z", direction="noising", ablation=ablation, **more
+        )
+
+    def test_zero(self, two_layer: TransformerBridge, two_layer_pairs: ContrastPairs) -> None:
+        result = self.ablate(two_layer, two_layer_pairs, "zero")
+        # Logit difference: clean 1, corrupted -1; without layer 0 it is 0, without layer 1 .25.
+        expected = np.zeros((2, 4, 2))
+        expected[0, 3, 0] = (1 - 0) / 2
+        expected[1, 3, 1] = (1 - hand_wired.DIRECT) / 2
+        np.testing.assert_allclose(result.effects, expected, atol=1e-6)
+        assert result.summary().startswith("Zero-ablating output of each attention head")
+
+    def test_mean_over_the_pairs(
+        self, two_layer: TransformerBridge, two_layer_pairs: ContrastPairs
+    ) -> None:
+        result = self.ablate(two_layer, two_layer_pairs, "mean")
+        # Position 1 holds bee, bee, cat in the clean and cat, fox, dog in the corrupted prompts.
+        share = {"bee": 2 / 6, "cat": 2 / 6, "fox": 1 / 6, "dog": 1 / 6}
+        asked = [("bee", "cat"), ("bee", "fox"), ("cat", "dog")]
+        expected = [share[right] - share[wrong] for right, wrong in asked]
+        np.testing.assert_allclose(result.per_prompt[:, *self.HEAD], expected, atol=1e-6)
+        batches = self.ablate(two_layer, two_layer_pairs, "mean", batch_size=2)
+        np.testing.assert_allclose(batches.per_prompt, result.per_prompt, atol=1e-6)
+
+    def test_mean_over_reference_texts(
+        self, two_layer: TransformerBridge, two_layer_pairs: ContrastPairs
+    ) -> None:
+        texts = ["bee bee bee bee", "bee bee"]
+        result = self.ablate(two_layer, two_layer_pairs, "mean", reference=texts)
+        np.testing.assert_allclose(result.per_prompt[:, *self.HEAD], [1, 1, 0], atol=1e-6)
+        assert result.provenance.parameters["reference"] == texts
+
+    def test_reference_means_leave_the_bos_out(self, random_model: TransformerBridge) -> None:
+        names = ["blocks.1.hook_resid_pre"]
+        found = patching._reference_means(random_model, names, ("ape bee", "cat"))
+        rows = []
+        for tokens in ([[6, 0, 1]], [[6, 2]]):
+            _, kept = running.run_and_keep(random_model, torch.tensor(tokens), names)
+            rows.append(kept[names[0]][0, 1:])
+        torch.testing.assert_close(found[names[0]][0, 0], torch.cat(rows).mean(0))
+
+    def test_resample_takes_the_corrupted_activation_of_another_prompt(
+        self, two_layer: TransformerBridge, two_layer_pairs: ContrastPairs
+    ) -> None:
+        taken = ["cat", "fox", "dog"]
+        asked = [("bee", "cat"), ("bee", "fox"), ("cat", "dog")]
+        for seed in range(3):
+            result = self.ablate(two_layer, two_layer_pairs, "resample", seed=seed)
+            how = patching.Intervention(False, "resample", seed=seed)
+            donors = patching._donors(two_layer_pairs, how)
+            assert (donors != np.arange(3)).all() and sorted(donors) == [0, 1, 2]
+            expected = [
+                float(taken[donor] == right) - float(taken[donor] == wrong)
+                for donor, (right, wrong) in zip(donors, asked, strict=True)
+            ]
+            np.testing.assert_allclose(result.per_prompt[:, *self.HEAD], expected, atol=1e-6)
+
+    @pytest.mark.parametrize("ablation", activation_patching.ABLATIONS)
+    def test_before_the_first_difference_too(
+        self, random_model: TransformerBridge, random_pairs: ContrastPairs, ablation: str
+    ) -> None:
+        result = activation_patching.patch(
+            random_model,
+            random_pairs,
+            site="mlp_out",
+            direction="noising",
+            ablation=ablation,
+        )
+        # In the last layer a position before the last is read by nobody.
+        assert abs(result.changes[0, 1]) > 1e-4
+        assert result.changes[1, 1] == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"ablation": "zero"}, "takes something away from the clean run: use direction='noi"),
+            ({"ablation": "one", "direction": "noising"}, "ablation = 'one'; expected None or one"),
+        ],
+    )
+    def test_bad_arguments(
+        self,
+        two_layer: TransformerBridge,
+        two_layer_pairs: ContrastPairs,
+        arguments: dict[str, Any],
+        message: str,
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            activation_patching.patch(two_layer, two_layer_pairs, **arguments)
+
+    def test_one_prompt_has_no_other_to_take_from(
+        self, two_layer: TransformerBridge, two_layer_pairs: ContrastPairs
+    ) -> None:
+        with pytest.raises(ValueError, match="there is only one prompt of 4 tokens"):
+            self.ablate(two_layer, two_layer_pairs.subset([0]), "resample")
 
 
 @pytest.mark.real_model

@@ -179,13 +179,21 @@ class TestRealModel:
 
 
 @pytest.mark.parametrize(
-    ("site", "positions", "expected"),
-    [("resid_pre", "each", 2 + 4 * 4), ("z", "each", 2 + 4 * 4 * 4), ("z", "all", 2 + 16)],
+    ("site", "positions", "ablation", "expected"),
+    [
+        ("resid_pre", "each", None, 2 + 4 * 4),
+        ("z", "each", None, 2 + 4 * 4 * 4),
+        ("z", "all", None, 2 + 16),
+        ("resid_pre", "each", "zero", 2 + 4 * 6),
+        ("resid_pre", "each", "mean", 4 + 4 * 6),
+        ("resid_pre", "all", "resample", 3 + 4),
+    ],
 )
 def test_the_estimate_counts_the_forward_passes_that_are_run(
     model: TransformerBridge,
     site: str,
     positions: str,
+    ablation: str | None,
     expected: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -193,7 +201,8 @@ def test_the_estimate_counts_the_forward_passes_that_are_run(
 
     pairs = ContrastPairs.from_task(model, "agreement", n=6)
     assert (pairs.first_differences() == 2).all()
-    checks = preflight.check(model, pairs, site=site, positions=positions)
+    options: dict[str, Any] = {"site": site, "positions": positions, "ablation": ablation}
+    checks = preflight.check(model, pairs, **options)
     assert checks.forward_passes == expected
     assert checks.seconds > 0 and checks.megabytes > 0
     count = 0
@@ -205,5 +214,6 @@ def test_the_estimate_counts_the_forward_passes_that_are_run(
         return plain(*arguments, **keywords)
 
     monkeypatch.setattr(running, "run", counted)
-    activation_patching.patch(model, pairs, site=site, positions=positions, checks=checks)
+    direction = "denoising" if ablation is None else "noising"
+    activation_patching.patch(model, pairs, direction=direction, checks=checks, **options)
     assert count == expected

@@ -7,6 +7,10 @@
 Denoising takes clean activations into the corrupted prompts, noising corrupted ones into the clean
 prompts. In a causal model nothing before the first difference of a pair differs between its runs,
 so patching there changes nothing: those cells get the unpatched value itself instead of a run.
+
+An ablation takes away what a cell carries in the clean prompts, instead of bringing in its own
+corrupted activation: zero; the mean over clean and corrupted prompts of that length, position by
+position, or over the tokens of reference texts; or the corrupted activation of another prompt.
 """
 
 from __future__ import annotations
@@ -20,11 +24,33 @@ import torch
 from jaxtyping import Float, Int
 
 from workbench.core.engine import metrics, preflight, running, sites
+from workbench.core.prompts import tokenization
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from workbench.core.prompts.pairs import ContrastPairs
+
+
+ABLATIONS = ("zero", "mean", "resample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervention:
+    """What is put where.
+
+    Attributes:
+        denoising: Clean activations into corrupted prompts; otherwise into clean prompts.
+        ablation: One of `ABLATIONS`, into clean prompts; None for the prompt's own activation.
+        reference: Texts whose tokens a mean ablation averages over, BOS left out; without any it
+            averages over the pairs themselves, position by position.
+        seed: Which other prompt a resample ablation takes.
+    """
+
+    denoising: bool = True
+    ablation: str | None = None
+    reference: tuple[str, ...] = ()
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +76,7 @@ def sweep(
     *,
     site: str,
     metric: str,
-    denoising: bool,
+    intervention: Intervention,
     each_position: bool,
     batch_size: int,
     progress: running.Progress = running.no_progress,
@@ -62,7 +88,7 @@ def sweep(
         pairs: Clean and corrupted prompts; of one length if each position is patched by itself.
         site: One of `sites.SITES`.
         metric: One of `metrics.METRICS`.
-        denoising: Clean into corrupted; otherwise corrupted into clean.
+        intervention: What is put where.
         each_position: Patch one position at a time; otherwise all at once.
         batch_size: Most prompts in one forward pass.
         progress: Called before each forward pass; may raise to cancel.
@@ -71,22 +97,26 @@ def sweep(
         The metric everywhere.
 
     Raises:
-        ValueError: If site or metric are unknown, or logits are not finite.
+        ValueError: If site or metric are unknown, logits are not finite, or another prompt's
+            activation is asked for where there is no other prompt of that length.
     """
     place, names = sites.resolve(model, site)
     axes = tuple(axis for axis in place.axes if each_position or axis != "position")
     length = len(pairs.clean_tokens[0])
     sizes = {"layer": len(names), "position": length, place.part: place.parts(model)}
     shape = tuple(sizes[axis] for axis in axes)
+    donors = _donors(pairs, intervention)
     batches = [
         group[start : start + batch_size]
         for group in pairs.groups()
         for start in range(0, len(group), batch_size)
     ]
+    means = _means(model, pairs, names, intervention, batch_size)
     n = len(pairs)
     patched, clean, corrupted = np.empty((n, *shape)), np.empty(n), np.empty(n)
     for i, indices in enumerate(batches):
-        batch = _Batch(model, pairs, indices, names, metric, denoising=denoising)
+        mean = means.get(len(pairs.clean_tokens[indices[0]]))
+        batch = _Batch(model, pairs, indices, names, metric, intervention, donors[indices], mean)
         clean[indices], corrupted[indices] = batch.clean, batch.corrupted
         for j, cell in enumerate(itertools.product(*map(range, shape))):
             done = (i + j / max(1, int(np.prod(shape)))) / len(batches)
@@ -122,18 +152,77 @@ def replacement(
     return replace
 
 
+def _donors(pairs: ContrastPairs, intervention: Intervention) -> Int[np.ndarray, " prompt"]:
+    """For each prompt another one of its length, which a resample ablation takes from."""
+    donors = np.arange(len(pairs))
+    if intervention.ablation != "resample":
+        return donors
+    rng = np.random.default_rng(intervention.seed)
+    for group in pairs.groups():
+        if len(group) == 1:
+            raise ValueError(
+                "a resample ablation takes another prompt's activation, and there is only one "
+                f"prompt of {len(pairs.clean_tokens[group[0]])} tokens: add pairs of that length"
+            )
+        # A shift along a random order gives everybody another prompt, and each prompt once.
+        order = rng.permutation(group)
+        donors[order] = np.roll(order, 1)
+    return donors
+
+
+def _means(
+    model: TransformerBridge,
+    pairs: ContrastPairs,
+    names: list[str],
+    intervention: Intervention,
+    batch_size: int,
+) -> dict[int, dict[str, torch.Tensor]]:
+    """Mean activations for each prompt length, of shape [1, position or 1, ...]."""
+    if intervention.ablation != "mean":
+        return {}
+    lengths = [len(pairs.clean_tokens[group[0]]) for group in pairs.groups()]
+    if intervention.reference:
+        return dict.fromkeys(lengths, _reference_means(model, names, intervention.reference))
+    means: dict[int, dict[str, torch.Tensor]] = {}
+    for length, group in zip(lengths, pairs.groups(), strict=True):
+        totals = dict.fromkeys(names, torch.zeros(()))
+        for start in range(0, len(group), batch_size):
+            for tokens in pairs.batch(group[start : start + batch_size]):
+                _, kept = running.run_and_keep(model, tokens, names)
+                totals = {name: totals[name] + kept[name].sum(0, keepdim=True) for name in names}
+        means[length] = {name: total / (2 * len(group)) for name, total in totals.items()}
+    return means
+
+
+def _reference_means(
+    model: TransformerBridge, names: list[str], texts: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
+    """Mean activation over every token of some texts, without the BOS where there is one."""
+    totals = dict.fromkeys(names, torch.zeros(()))
+    count = 0
+    for text in texts:
+        ids = tokenization.encode(model, text)
+        start = int(len(ids) > len(tokenization.bare(model, text)))
+        _, kept = running.run_and_keep(model, torch.tensor([ids]), names)
+        sums = {name: kept[name][:, start:].sum(1, keepdim=True) for name in names}
+        totals = {name: totals[name] + sums[name] for name in names}
+        count += len(ids) - start
+    return {name: total / count for name, total in totals.items()}
+
+
 class _Batch:
     """Prompts of one length: their two baseline runs, and any cell of them patched."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - each is one thing that a batch is made of
         self,
         model: TransformerBridge,
         pairs: ContrastPairs,
         indices: Int[np.ndarray, " batch"],
         names: list[str],
         metric: str,
-        *,
-        denoising: bool,
+        intervention: Intervention,
+        donors: Int[np.ndarray, " batch"],
+        mean: dict[str, torch.Tensor] | None,
     ) -> None:
         self._model, self._names, self._metric = model, names, metric
         clean, corrupted = pairs.batch(indices)
@@ -141,11 +230,20 @@ class _Batch:
         corrupted_logits, corrupted_kept = running.run_and_keep(model, corrupted, names)
         self._targets = preflight.targets(pairs, indices, clean_logits[:, -1])
         self.clean, self.corrupted = self._measure(clean_logits), self._measure(corrupted_logits)
+        denoising = intervention.denoising
         self._base = corrupted if denoising else clean
-        self._source = clean_kept if denoising else corrupted_kept
         self._unpatched = self.corrupted if denoising else self.clean
+        self._source = clean_kept if denoising else corrupted_kept
+        if intervention.ablation == "zero":
+            self._source = {name: torch.zeros_like(value) for name, value in clean_kept.items()}
+        elif intervention.ablation == "resample":
+            _, self._source = running.run_and_keep(model, pairs.batch(donors)[1], names)
+        elif mean is not None:
+            self._source = {name: mean[name].expand_as(value) for name, value in clean_kept.items()}
         first = pairs.first_differences()[indices]
-        self._first = first if preflight.is_causal(model) else np.zeros_like(first)
+        # Only a prompt's own other run is known to agree with it before the first difference.
+        own = intervention.ablation is None and preflight.is_causal(model)
+        self._first = first if own else np.zeros_like(first)
 
     def patched(
         self, layer: int, position: int | None, part: int | None

@@ -40,6 +40,8 @@ PLAIN_TOLERANCE = 1e-3
 COARSE_TOLERANCE = 0.3
 # Prompts that the comparisons of whole runs look at; more would cost time and show nothing new.
 _COMPARED = 4
+# A mean runs clean and corrupted prompts once more, another prompt's activation the corrupted ones.
+_EXTRA_PASSES: dict[str | None, int] = {"mean": 2, "resample": 1}
 _MINUTE = 60
 
 
@@ -100,6 +102,7 @@ def check(
     site: str = "resid_pre",
     metric: str = "logit_difference",
     positions: str = "each",
+    ablation: str | None = None,
     progress: running.Progress = running.no_progress,
 ) -> Preflight:
     """Make every check for a patching run.
@@ -110,6 +113,7 @@ def check(
         site: Component kind that will be patched.
         metric: Scalar that will be measured.
         positions: "each" or "all".
+        ablation: What is ablated with, if anything; only the estimate depends on it.
         progress: Told what is being checked.
 
     Returns:
@@ -132,7 +136,7 @@ def check(
     found.append(_bridge_equals_plain(model, pairs))
     progress(0.8, "checking that the hooks fire")
     found.append(_hooks_fire(model, pairs, site))
-    passes = forward_passes(model, pairs, site, positions)
+    passes = forward_passes(model, pairs, site, positions, ablation)
     seconds = passes * baseline.seconds_per_pass
     megabytes = _megabytes(model, pairs)
     found.append(
@@ -198,7 +202,11 @@ def require_finite(model: TransformerBridge, logits: torch.Tensor) -> None:
 
 
 def forward_passes(
-    model: TransformerBridge, pairs: ContrastPairs, site: str, positions: str
+    model: TransformerBridge,
+    pairs: ContrastPairs,
+    site: str,
+    positions: str,
+    ablation: str | None = None,
 ) -> int:
     """Forward passes of a patching run, over all groups of equal length."""
     place, _ = sites.resolve(model, site)
@@ -207,9 +215,10 @@ def forward_passes(
     total = 0
     for group in pairs.groups():
         length = len(pairs.clean_tokens[group[0]])
-        start = int(first[group].min()) if is_causal(model) else 0
+        # Ablations change what is before the first difference, too.
+        start = int(first[group].min()) if is_causal(model) and ablation is None else 0
         columns = length - start if positions == "each" else 1
-        total += 2 + int(model.cfg.n_layers) * parts * columns
+        total += 2 + _EXTRA_PASSES.get(ablation, 0) + int(model.cfg.n_layers) * parts * columns
     return total
 
 
