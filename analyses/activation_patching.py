@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _FOLDED = ("layer", "position", "part")
 DIRECTIONS = ("denoising", "noising")
 ABLATIONS = patching.ABLATIONS
+_BATCH_SIZE = 256
 POSITIONS = ("each", "all")
 ANALYSIS = "activation_patching.patch"
 # False-discovery rate of "more than chance" where none is asked for.
@@ -126,6 +127,14 @@ class PatchingResult(results.Result):
     def part(self) -> str | None:
         """What of a position is patched by itself: "head", "group", or nothing."""
         return next((axis for axis in ("head", "group") if axis in self.axes), None)
+
+    @property
+    def intervention(self) -> patching.Intervention:
+        """What was put where."""
+        made = self.provenance.parameters
+        return patching.Intervention(
+            self.direction == "denoising", self.ablation, tuple(made["reference"]), made["seed"]
+        )
 
     @property
     def unit(self) -> str:
@@ -348,7 +357,7 @@ def patch(
     confidence: float = DEFAULT_BOOTSTRAP["confidence"],
     n_resamples: int = DEFAULT_BOOTSTRAP["n_resamples"],
     seed: int = DEFAULT_BOOTSTRAP["seed"],
-    batch_size: int = 256,
+    batch_size: int = _BATCH_SIZE,
     checks: preflight.Preflight | None = None,
     progress: running.Progress | None = None,
 ) -> PatchingResult:
@@ -555,11 +564,14 @@ def inspect_cell(
         raise ValueError(f"prompt {prompt} is not among the {len(result.pairs)} pairs")
     _, names = sites.resolve(model, result.site)
     clean, corrupted = result.pairs.batch([prompt])
-    source, base = (clean, corrupted) if result.direction == "denoising" else (corrupted, clean)
+    base = corrupted if result.direction == "denoising" else clean
     index = dict(zip(result.axes, cell, strict=True))
     name = names[index["layer"]]
-    _, kept = running.run_and_keep(model, source, [name])
-    hook = patching.replacement(kept[name], index.get("position"), index.get(result.part or ""))
+    _, clean_kept = running.run_and_keep(model, clean, [name])
+    _, corrupted_kept = running.run_and_keep(model, corrupted, [name])
+    source = patching.Source(model, result.pairs, [name], result.intervention, _BATCH_SIZE)
+    value = source.written(np.array([prompt]), clean_kept, corrupted_kept)[name]
+    hook = patching.replacement(value, index.get("position"), index.get(result.part or ""))
     before = running.run(model, base)[0, -1].float().softmax(-1)
     after = running.run(model, base, {name: hook})[0, -1].float().softmax(-1)
     top = set(before.topk(min(k, len(before))).indices.tolist())

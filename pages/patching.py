@@ -138,7 +138,8 @@ def show(result: activation_patching.PatchingResult, run: str) -> None:
         )
         cell = None if spot is None else result.from_grid(*spot)
     if cell is None:
-        st.caption("Click a cell to see what the model says before and after that patch.")
+        how = "Choose a layer" if len(result.axes) == 1 else "Click a cell"
+        st.caption(f"{how} to see what the model says before and after that patch.")
     else:
         show_cell(result, cell)
     st.subheader("The code that reproduces it")

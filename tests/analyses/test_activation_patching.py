@@ -421,6 +421,31 @@ class TestAblations:
             ]
             np.testing.assert_allclose(result.per_prompt[:, *self.HEAD], expected, atol=1e-6)
 
+    @pytest.mark.parametrize("ablation", [None, *activation_patching.ABLATIONS])
+    @pytest.mark.parametrize("site", ["z", "resid_pre"])
+    def test_inspecting_a_cell_shows_the_run_that_was_measured(
+        self,
+        random_model: TransformerBridge,
+        random_pairs: ContrastPairs,
+        site: str,
+        ablation: str | None,
+    ) -> None:
+        result = activation_patching.patch(
+            random_model,
+            random_pairs,
+            site=site,
+            metric="probability",
+            direction="noising",
+            ablation=ablation,
+            seed=1,
+        )
+        cell = (0, 3, 1)[: len(result.axes)]
+        for prompt in range(3):
+            seen = activation_patching.inspect_cell(random_model, result, cell, prompt=prompt, k=7)
+            right = seen.tokens.index(random_pairs.answer_strings[prompt][0])
+            assert seen.after[right] == pytest.approx(result.per_prompt[prompt, *cell], abs=1e-6)
+            assert seen.before[right] == pytest.approx(result.clean[prompt], abs=1e-6)
+
     @pytest.mark.parametrize("ablation", activation_patching.ABLATIONS)
     def test_before_the_first_difference_too(
         self, random_model: TransformerBridge, random_pairs: ContrastPairs, ablation: str

@@ -33,6 +33,8 @@ TEXT_COLOURS = {"light": "#1c2430", "dark": "#e3e8ee"}
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 _GRID = "rgba(128, 128, 128, 0.25)"
 _GREY = "#8a9099"
+# What is greyed out recedes behind every colour of the scales.
+_HIDDEN = "#d9dde3"
 _BLANK = "rgba(128, 128, 128, 0.22)"
 _LONGEST_LABEL = 24
 _MOST_TICKS = 48
@@ -324,8 +326,8 @@ def _grey_cells(mask: np.ndarray) -> go.Heatmap:
         z=np.where(mask, 1.0, np.nan),
         zmin=0,
         zmax=1,
-        colorscale=[[0, _GREY], [1, _GREY]],
-        opacity=0.6,
+        colorscale=[[0, _HIDDEN], [1, _HIDDEN]],
+        opacity=0.92,
         showscale=False,
         hoverinfo="skip",
     )

@@ -105,18 +105,16 @@ def sweep(
     length = len(pairs.clean_tokens[0])
     sizes = {"layer": len(names), "position": length, place.part: place.parts(model)}
     shape = tuple(sizes[axis] for axis in axes)
-    donors = _donors(pairs, intervention)
     batches = [
         group[start : start + batch_size]
         for group in pairs.groups()
         for start in range(0, len(group), batch_size)
     ]
-    means = _means(model, pairs, names, intervention, batch_size)
+    source = Source(model, pairs, names, intervention, batch_size)
     n = len(pairs)
     patched, clean, corrupted = np.empty((n, *shape)), np.empty(n), np.empty(n)
     for i, indices in enumerate(batches):
-        mean = means.get(len(pairs.clean_tokens[indices[0]]))
-        batch = _Batch(model, pairs, indices, names, metric, intervention, donors[indices], mean)
+        batch = _Batch(model, pairs, indices, names, metric=metric, source=source)
         clean[indices], corrupted[indices] = batch.clean, batch.corrupted
         for j, cell in enumerate(itertools.product(*map(range, shape))):
             done = (i + j / max(1, int(np.prod(shape)))) / len(batches)
@@ -210,19 +208,74 @@ def _reference_means(
     return {name: total / count for name, total in totals.items()}
 
 
+class Source:
+    """What an intervention writes over a cell, for any prompts of a set of pairs."""
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        pairs: ContrastPairs,
+        names: list[str],
+        intervention: Intervention,
+        batch_size: int,
+    ) -> None:
+        """Find what depends on all prompts: the means, and who takes from whom.
+
+        Args:
+            model: Any bridge.
+            pairs: The prompts.
+            names: Hook points that may be written over.
+            intervention: What is put where.
+            batch_size: Most prompts in one forward pass.
+
+        Raises:
+            ValueError: If another prompt's activation is asked for and there is none.
+        """
+        self._model, self._pairs, self._names = model, pairs, names
+        self.intervention = intervention
+        self._donors = _donors(pairs, intervention)
+        self._means = _means(model, pairs, names, intervention, batch_size)
+
+    def written(
+        self,
+        indices: Int[np.ndarray, " batch"],
+        clean: dict[str, torch.Tensor],
+        corrupted: dict[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Activations to write, by hook point.
+
+        Args:
+            indices: Prompts of one length.
+            clean: Their activations in the clean run.
+            corrupted: Their activations in the corrupted run.
+
+        Returns:
+            One activation a prompt.
+        """
+        ablation = self.intervention.ablation
+        if ablation == "zero":
+            return {name: torch.zeros_like(value) for name, value in clean.items()}
+        if ablation == "resample":
+            others = self._pairs.batch(self._donors[indices])[1]
+            return running.run_and_keep(self._model, others, self._names)[1]
+        if ablation == "mean":
+            means = self._means[len(self._pairs.clean_tokens[indices[0]])]
+            return {name: means[name].expand_as(value) for name, value in clean.items()}
+        return clean if self.intervention.denoising else corrupted
+
+
 class _Batch:
     """Prompts of one length: their two baseline runs, and any cell of them patched."""
 
-    def __init__(  # noqa: PLR0917 - each is one thing that a batch is made of
+    def __init__(
         self,
         model: TransformerBridge,
         pairs: ContrastPairs,
         indices: Int[np.ndarray, " batch"],
         names: list[str],
+        *,
         metric: str,
-        intervention: Intervention,
-        donors: Int[np.ndarray, " batch"],
-        mean: dict[str, torch.Tensor] | None,
+        source: Source,
     ) -> None:
         self._model, self._names, self._metric = model, names, metric
         clean, corrupted = pairs.batch(indices)
@@ -230,19 +283,13 @@ class _Batch:
         corrupted_logits, corrupted_kept = running.run_and_keep(model, corrupted, names)
         self._targets = preflight.targets(pairs, indices, clean_logits[:, -1])
         self.clean, self.corrupted = self._measure(clean_logits), self._measure(corrupted_logits)
-        denoising = intervention.denoising
+        denoising = source.intervention.denoising
         self._base = corrupted if denoising else clean
         self._unpatched = self.corrupted if denoising else self.clean
-        self._source = clean_kept if denoising else corrupted_kept
-        if intervention.ablation == "zero":
-            self._source = {name: torch.zeros_like(value) for name, value in clean_kept.items()}
-        elif intervention.ablation == "resample":
-            _, self._source = running.run_and_keep(model, pairs.batch(donors)[1], names)
-        elif mean is not None:
-            self._source = {name: mean[name].expand_as(value) for name, value in clean_kept.items()}
+        self._source = source.written(indices, clean_kept, corrupted_kept)
         first = pairs.first_differences()[indices]
         # Only a prompt's own other run is known to agree with it before the first difference.
-        own = intervention.ablation is None and preflight.is_causal(model)
+        own = source.intervention.ablation is None and preflight.is_causal(model)
         self._first = first if own else np.zeros_like(first)
 
     def patched(
