@@ -14,9 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from workbench.core.prompts.pairs import ContrastPairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,35 @@ class Targets:
     wrong: Int[torch.Tensor, "batch wrong_answer"]
     has_wrong: Bool[torch.Tensor, "batch wrong_answer"]
     clean_log_probs: Float[torch.Tensor, "batch d_vocab"]
+
+
+def targets(
+    pairs: ContrastPairs,
+    indices: Int[np.ndarray, " batch"],
+    clean_logits: Float[torch.Tensor, "batch d_vocab"],
+) -> Targets:
+    """What the logits of some pairs are measured against, on the logits' device.
+
+    Args:
+        pairs: Where the answers stand.
+        indices: Which pairs the batch holds.
+        clean_logits: Their logits in the clean run, at the last position.
+
+    Returns:
+        The targets; prompts with fewer answers than others are filled up and masked.
+    """
+    device = clean_logits.device
+
+    def padded(rows: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(1, *map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+        has = torch.tensor([[i < len(row) for i in range(width)] for row in rows], device=device)
+        return ids, has
+
+    answers, has_answer = padded([pairs.answers[i] for i in indices])
+    wrong, has_wrong = padded([pairs.wrong_answers[i] for i in indices])
+    log_probs = clean_logits.float().log_softmax(-1)
+    return Targets(answers, has_answer, wrong, has_wrong, log_probs)
 
 
 Logits = Float[torch.Tensor, "batch d_vocab"]

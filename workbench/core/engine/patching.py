@@ -281,7 +281,7 @@ class _Batch:
         clean, corrupted = pairs.batch(indices)
         clean_logits, clean_kept = running.run_and_keep(model, clean, names)
         corrupted_logits, corrupted_kept = running.run_and_keep(model, corrupted, names)
-        self._targets = preflight.targets(pairs, indices, clean_logits[:, -1])
+        self._targets = metrics.targets(pairs, indices, clean_logits[:, -1])
         self.clean, self.corrupted = self._measure(clean_logits), self._measure(corrupted_logits)
         denoising = source.intervention.denoising
         self._base = corrupted if denoising else clean

@@ -152,26 +152,6 @@ def check(
     return Preflight(tuple(found), baseline.normalisable, seconds, megabytes, passes)
 
 
-def targets(
-    pairs: ContrastPairs,
-    indices: np.ndarray,
-    clean_logits: Float[torch.Tensor, "batch d_vocab"],
-) -> metrics.Targets:
-    """What the logits of some pairs are measured against, on the logits' device."""
-    device = clean_logits.device
-
-    def padded(rows: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(1, *map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-        has = torch.tensor([[i < len(row) for i in range(width)] for row in rows], device=device)
-        return ids, has
-
-    answers, has_answer = padded([pairs.answers[i] for i in indices])
-    wrong, has_wrong = padded([pairs.wrong_answers[i] for i in indices])
-    log_probs = clean_logits.float().log_softmax(-1)
-    return metrics.Targets(answers, has_answer, wrong, has_wrong, log_probs)
-
-
 def require_metric(pairs: ContrastPairs, metric: str) -> None:
     """Check that a metric exists and that the pairs have what it needs.
 
@@ -261,7 +241,7 @@ class _Baseline:
             elapsed += time.perf_counter() - started
             require_finite(model, clean_logits)
             require_finite(model, corrupted_logits)
-            goal = targets(pairs, group, clean_logits)
+            goal = metrics.targets(pairs, group, clean_logits)
             measure = metrics.METRICS[metric]
             self.clean[group] = measure(clean_logits, goal).cpu().numpy()
             self.corrupted[group] = measure(corrupted_logits, goal).cpu().numpy()
