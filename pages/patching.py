@@ -99,14 +99,18 @@ def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Op
         reopen(run)
     preflight.show(checks, chosen)
     key = jobs.job_key("patch", run)
-    estimate = f"about {jobs.duration(checks.seconds)}, {checks.forward_passes:,} forward passes"
-    if jobs.manager().find(key) is None and not st.button(f"Run ({estimate})", type="primary"):
-        return
 
     def work(report: jobs.Report) -> str:
         result = activation_patching.patch(model, chosen, **options, checks=checks, progress=report)
         return store.put(result, title=f"{options['site']}, {chosen.name}")
 
+    if jobs.manager().find(key) is None:
+        estimate = f"about {jobs.duration(checks.seconds)}"
+        if st.button(f"Run ({estimate}, {checks.forward_passes:,} forward passes)", type="primary"):
+            jobs.manager().submit(key, work, label="Patching")
+            # Draws the page anew, without the button.
+            st.rerun()
+        return
     if steps.step(key, work, label="Patching") is not None:
         # From here on the store has the result; a run that was deleted there can be made again.
         jobs.manager().forget(key)
