@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import threading
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 HookFunction = Callable[[torch.Tensor], torch.Tensor]
@@ -26,9 +28,8 @@ Progress = Callable[[float, str], None]
 
 _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
-# Hooks carry the level of the context that added them, and come off by it; TransformerLens counts
-# its own contexts upward from 1.
-_OBSERVER_LEVEL = 1_000_000
+# TransformerLens counts the levels of its own contexts upward from 1.
+_levels = itertools.count(1_000_000)
 
 
 def lock_of(model: TransformerBridge) -> threading.RLock:
@@ -37,16 +38,20 @@ def lock_of(model: TransformerBridge) -> threading.RLock:
         return _locks.setdefault(model, threading.RLock())
 
 
-def require_hooks(model: TransformerBridge, names: Sequence[str]) -> None:
-    """Check hook names, since the bridge itself ignores unknown ones without a word.
+def require_hooks(model: TransformerBridge, names: Iterable[str]) -> dict[str, HookPoint]:
+    """Look up hook points, since the bridge itself ignores unknown names without a word.
 
     Args:
         model: The bridge.
         names: Hook points that are about to be used.
 
+    Returns:
+        Name to hook point.
+
     Raises:
         ValueError: If the model has no hook point of a given name; names the nearest ones.
     """
+    # The bridge gathers this anew at each access, which takes longer than a small model's layer.
     known = model.hook_dict
     for name in names:
         if name not in known:
@@ -54,6 +59,7 @@ def require_hooks(model: TransformerBridge, names: Sequence[str]) -> None:
             raise ValueError(
                 f"{model.cfg.model_name!r} has no hook point {name!r} (nearest: {near})"
             )
+    return {name: known[name] for name in names}
 
 
 @contextlib.contextmanager
@@ -71,18 +77,17 @@ def hooked(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Gener
         ValueError: If a hook point does not exist.
         RuntimeError: If the block ended without an error and a hook had not fired.
     """
-    require_hooks(model, list(hooks))
+    points = require_hooks(model, hooks)
     fired: set[str] = set()
 
-    def watched(name: str, function: HookFunction) -> Callable[..., torch.Tensor]:
-        def run(activation: torch.Tensor, hook: object = None) -> torch.Tensor:
+    def watched(name: str) -> Callable[..., torch.Tensor]:
+        def replace(activation: torch.Tensor, hook: object = None) -> torch.Tensor:
             fired.add(name)
-            return function(activation)
+            return hooks[name](activation)
 
-        return run
+        return replace
 
-    pairs = [(name, watched(name, function)) for name, function in hooks.items()]
-    with lock_of(model), torch.inference_mode(), model.hooks(fwd_hooks=pairs):
+    with _attached(model, [(point, watched(name)) for name, point in points.items()]):
         yield
     silent = sorted(set(hooks) - fired)
     if silent:
@@ -96,8 +101,8 @@ def observing(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Ge
     Some hook points of a model fire only after a setting (`set_use_attn_result`); they are passed
     over. Aliases of one hook point are hooked once.
     """
-    points = {id(point): point for name, point in model.hook_dict.items() if name in hooks}
-    names = {id(point): name for name, point in model.hook_dict.items() if name in hooks}
+    points = require_hooks(model, hooks)
+    once = {id(point): (point, hooks[name]) for name, point in points.items()}
 
     def watched(function: HookFunction) -> Callable[..., None]:
         def look(activation: torch.Tensor, hook: object = None) -> None:
@@ -105,14 +110,29 @@ def observing(model: TransformerBridge, hooks: Mapping[str, HookFunction]) -> Ge
 
         return look
 
+    with _attached(model, [(point, watched(function)) for point, function in once.values()]):
+        yield
+
+
+@contextlib.contextmanager
+def _attached(
+    model: TransformerBridge, functions: Sequence[tuple[HookPoint, Callable[..., Any]]]
+) -> Generator[None]:
+    """Functions on hook points, under the lock, without gradients; off again whatever happens.
+
+    They go on the hook points themselves: the bridge's own context looks every name up again, which
+    doubles the time of a small model's forward pass.
+    """
+    # Hooks carry a level and come off by it; one of its own for each block keeps blocks apart.
+    level = next(_levels)
     with lock_of(model), torch.inference_mode():
-        for key, point in points.items():
-            point.add_hook(watched(hooks[names[key]]), level=_OBSERVER_LEVEL)
         try:
+            for point, function in functions:
+                point.add_hook(function, level=level)
             yield
         finally:
-            for point in points.values():
-                point.remove_hooks(dir="fwd", level=_OBSERVER_LEVEL)
+            for point, _ in functions:
+                point.remove_hooks(dir="fwd", level=level)
 
 
 def run(
