@@ -1,7 +1,8 @@
 """Choosing contrast pairs: from a named task, typed in, or from a file.
 
 What is chosen is described by JSON types alone, so that it can be part of a job's key; the pairs
-themselves are made in the job, since that needs the model's tokenizer.
+themselves are made in the job, since that needs the model's tokenizer. Prompts of different length
+are refused unless the person asks for their alignment, which is then shown before the run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from workbench.core.prompts.pairs import ContrastPairs
 
 _COLUMNS = ["clean", "corrupted", "answer", "wrong_answer"]
+_MARKS = {
+    "same": "",
+    "substituted": "≠",
+    "only in clean": "clean only",
+    "only in corrupted": "corrupted only",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +61,11 @@ class Choice:
         asked = self.description
         if "task" in asked:
             return ContrastPairs.from_task(model, asked["task"], n=asked["n"], seed=asked["seed"])
+        align = asked.get("align", False)
         if "rows" in asked:
-            return ContrastPairs.from_records(model, asked["rows"], name="typed pairs")
-        return ContrastPairs.from_bytes(model, self.content, name=asked["file"])
+            rows = asked["rows"]
+            return ContrastPairs.from_records(model, rows, name="typed pairs", align=align)
+        return ContrastPairs.from_bytes(model, self.content, name=asked["file"], align=align)
 
 
 def choose(model_name: str) -> Choice | None:
@@ -101,7 +110,8 @@ def _typed(model_name: str) -> Choice | None:
     table = st.data_editor(start, num_rows="dynamic", key=f"typed:{model_name}", hide_index=True)
     rows = table.fillna("").astype(str).to_dict("records")
     filled = [row for row in rows if any(value.strip() for value in row.values())]
-    return Choice({"rows": filled}) if filled else None
+    align = _ask_to_align()
+    return Choice({"rows": filled, **align}) if filled else None
 
 
 def _example(model_name: str) -> dict[str, str]:
@@ -118,10 +128,77 @@ def _file() -> Choice | None:
         type=["csv", "jsonl", "json"],
         help="Columns clean,corrupted,answer,wrong_answer; or clean,corrupted,correct_idx,"
         "incorrect_idx with token ids; or JSON with prompts of clean, corrupt, answers and "
-        "wrong_answers. It is read on this machine and stays there.",
+        "wrong_answers. JSONL and JSON may name positions: spans of names and texts. It is read on "
+        "this machine and stays there.",
     )
+    align = _ask_to_align()
     if uploaded is None:
         return None
     content = uploaded.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    return Choice({"file": uploaded.name, "sha256": digest}, content)
+    return Choice({"file": uploaded.name, "sha256": digest, **align}, content)
+
+
+def _ask_to_align() -> dict[str, bool]:
+    """What the toggle adds to a description: nothing while it is off."""
+    on = st.toggle(
+        "Align prompts of different length",
+        key="align",
+        bind="query-params",
+        help="Match the tokens of the two prompts by their differences, with the spans of a file "
+        "as anchors. Only matched positions are patched; the alignment is shown before the run.",
+    )
+    return {"align": True} if on else {}
+
+
+def show_alignment(pairs: ContrastPairs) -> None:
+    """Draw how the tokens of a chosen pair are matched; nothing where all lengths are equal.
+
+    Args:
+        pairs: What will be run; the first pair of different lengths is shown first.
+    """
+    if not pairs.aligned:
+        return
+    lengths = [pairs.lengths(i) for i in range(len(pairs))]
+    unequal = [i for i, (clean, corrupted) in enumerate(lengths) if clean != corrupted]
+    key, first = f"alignment:{pairs.digest()}", unequal[0] + 1
+    which = st.number_input("Alignment of pair", 1, len(pairs), first, key=key) - 1
+    st.dataframe(alignment_frame(pairs, which))
+    count = len(pairs.columns(which))
+    clean, corrupted = lengths[which]
+    st.caption(
+        escaping.markdown(
+            f"{count} positions are matched, of {clean} clean and {corrupted} corrupted tokens; "
+            f"only matched positions are patched. {len(unequal)} of {len(pairs)} pairs have "
+            "prompts of different length."
+        )
+    )
+
+
+def alignment_frame(pairs: ContrastPairs, which: int) -> pd.DataFrame:
+    """Clean over corrupted tokens of a pair, matched ones above each other.
+
+    Args:
+        pairs: Any pairs; without an alignment each position is matched with itself.
+        which: Index of the pair.
+
+    Returns:
+        A column for each matched position, named "2", or "2→3" where it has another index in the
+        corrupted prompt, and for each token without a partner ("2→" clean, "→3" corrupted). Cells
+        are text, which a dataframe shows as it is; the last row marks what differs.
+    """
+    table = pairs.alignment_table(which)
+    columns: list[str] = []
+    clean = corrupted = 0
+    for row in table:
+        in_clean, in_corrupted = row.status != "only in corrupted", row.status != "only in clean"
+        same = in_clean and in_corrupted and clean == corrupted
+        arrow = f"{clean if in_clean else ''}→{corrupted if in_corrupted else ''}"
+        columns.append(str(clean) if same else arrow)
+        clean, corrupted = clean + in_clean, corrupted + in_corrupted
+    rows = [
+        [row.clean for row in table],
+        [row.corrupted for row in table],
+        [_MARKS[row.status] for row in table],
+    ]
+    return pd.DataFrame(rows, index=["clean", "corrupted", ""], columns=columns)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from tests import hand_wired
 from workbench import ContrastPairs
-from workbench.core.prompts.pairs import PairsError
+from workbench.core import results
+from workbench.core.prompts import tasks
+from workbench.core.prompts.pairs import PairsError, Span
 
 CLEAN = ["ape bee cat", "dog elk fox"]
 CORRUPTED = ["ape fox cat", "dog bee fox"]
@@ -110,6 +116,240 @@ class TestViews:
         assert expected.subset([0]).digest() != expected.digest()
 
 
+class TestAligned:
+    CLEAN = ("ape bee cat", "ape bee cat", "ape bee")
+    CORRUPTED = ("ape dog elk cat", "ape fox cat", "fox ape bee")
+    SPANS = {"middle": [("bee", "dog elk"), ("bee", "fox"), "bee"]}
+    MATCHED = (
+        ((0, 0), (1, 1), (2, 3), (3, 4)),
+        ((0, 0), (1, 1), (2, 2), (3, 3)),
+        ((0, 0), (1, 2), (2, 3)),
+    )
+
+    @pytest.fixture
+    def aligned(self, model: TransformerBridge) -> ContrastPairs:
+        return ContrastPairs.from_text(
+            model, self.CLEAN, self.CORRUPTED, ["bee"] * 3, spans=self.SPANS, align=True
+        )
+
+    def test_matched_positions_are_kept_for_each_pair(self, aligned: ContrastPairs) -> None:
+        assert aligned.aligned
+        assert aligned.matched == self.MATCHED
+        assert tuple(map(aligned.columns, range(3))) == self.MATCHED
+        assert [aligned.lengths(i) for i in range(3)] == [(4, 5), (4, 4), (3, 4)]
+        middle = Span("middle", ((2,), (2,), (2,)), ((2, 3), (2,), (3,)))
+        assert aligned.position_set("middle") == middle
+        assert aligned.position_names()[-1] == "middle"
+
+    def test_equal_lengths_need_no_alignment(
+        self, model: TransformerBridge, expected: ContrastPairs
+    ) -> None:
+        wrong = ["fox", "bee"]
+        pairs = ContrastPairs.from_text(model, CLEAN, CORRUPTED, ["bee", "elk"], wrong, align=True)
+        assert not pairs.aligned and pairs.matched is None
+        assert pairs.columns(0) == ((0, 0), (1, 1), (2, 2), (3, 3))
+        assert pairs.digest() == expected.digest()
+
+    def test_without_asking_for_it_unequal_lengths_are_refused_and_the_way_out_is_named(
+        self, model: TransformerBridge
+    ) -> None:
+        with pytest.raises(PairsError, match="needs equal lengths, or align=True, which matches"):
+            ContrastPairs.from_text(model, self.CLEAN, self.CORRUPTED, ["bee"] * 3)
+
+    def test_spans_that_swap_places_are_refused_by_their_names(
+        self, model: TransformerBridge
+    ) -> None:
+        spans = {"one": ["bee"], "two": ["cat"]}
+        texts = (["ape bee cat dog"], ["ape cat fox bee dog"], ["elk"])
+        with pytest.raises(PairsError, match="pair 1, spans 'one' and 'two': .* another order"):
+            ContrastPairs.from_text(model, *texts, spans=spans, align=True)
+
+    def test_the_code_makes_them_again(
+        self, model: TransformerBridge, aligned: ContrastPairs
+    ) -> None:
+        assert eval(aligned.code) == aligned
+        assert eval(aligned.subset([2, 0]).code) == aligned.subset([2, 0])
+        with_slices = {"start": [slice(0, 3)] * 3}
+        pairs = ContrastPairs.from_text(
+            model, self.CLEAN, self.CORRUPTED, ["bee"] * 3, spans=with_slices, align=True
+        )
+        assert eval(pairs.code) == pairs
+
+    def test_a_subset_keeps_spans_and_matches_of_its_pairs(self, aligned: ContrastPairs) -> None:
+        some = aligned.subset([2, 0])
+        assert some.matched == (self.MATCHED[2], self.MATCHED[0])
+        assert some.spans == (Span("middle", ((2,), (2,)), ((3,), (2, 3))),)
+        assert aligned.subset([1]).matched is None
+        assert aligned.subset([1]).columns(0) == self.MATCHED[1]
+
+    def test_groups_are_of_one_clean_and_one_corrupted_length(self, aligned: ContrastPairs) -> None:
+        # The first two clean prompts are of one length, the corrupted ones are not.
+        assert [group.tolist() for group in aligned.groups()] == [[2], [1], [0]]
+        clean, corrupted = aligned.batch([0])
+        assert clean.tolist() == [[6, 0, 1, 2]]
+        assert corrupted.tolist() == [[6, 0, 3, 4, 2]]
+
+    def test_first_differences_are_where_the_token_rows_part(
+        self, model: TransformerBridge, aligned: ContrastPairs
+    ) -> None:
+        assert aligned.first_differences().tolist() == [2, 2, 1]
+        longer = ContrastPairs.from_text(model, ["ape bee"], ["ape bee cat"], ["dog"], align=True)
+        assert longer.first_differences().tolist() == [3]
+
+    def test_labels_are_the_matched_clean_tokens_where_all_pairs_are_aligned_in_one_way(
+        self, model: TransformerBridge, aligned: ContrastPairs
+    ) -> None:
+        clean, corrupted = ["ape bee dog cat", "ape fox dog cat"], ["ape elk cat", "ape cat bee"]
+        spans = {"names": [("bee dog", "elk"), ("fox dog", "cat")]}
+        pairs = ContrastPairs.from_text(
+            model, clean, corrupted, ["bee"] * 2, spans=spans, align=True
+        )
+        assert pairs.columns(0) == pairs.columns(1) == ((0, 0), (1, 1), (3, 2), (4, 3))
+        assert pairs.position_labels() == ["<bos>", "ape", "dog", "cat"]
+        with pytest.raises(PairsError, match="the prompts have 3 to 5 tokens; .* name position"):
+            aligned.position_labels()
+
+    def test_labels_are_refused_where_pairs_of_one_length_are_aligned_in_two_ways(
+        self, model: TransformerBridge
+    ) -> None:
+        clean, corrupted = ["ape bee cat", "ape bee cat"], ["ape dog bee cat", "ape bee dog cat"]
+        pairs = ContrastPairs.from_text(model, clean, corrupted, ["elk"] * 2, align=True)
+        assert pairs.columns(0) != pairs.columns(1)
+        with pytest.raises(PairsError, match="aligned in 2 different ways; name position sets, or"):
+            pairs.position_labels()
+
+    def test_it_is_shown_before_a_run(self, aligned: ContrastPairs) -> None:
+        assert aligned.alignment_table(0) == [
+            ("<bos>", "<bos>", "same"),
+            ("ape", "ape", "same"),
+            ("", "dog", "only in corrupted"),
+            ("bee", "elk", "substituted"),
+            ("cat", "cat", "same"),
+        ]
+        assert aligned.alignment_text(2).splitlines() == [
+            "clean:     [<bos>]       [ape] [bee]",
+            "corrupted: [<bos>] [fox] [ape] [bee]",
+        ]
+        assert aligned.alignment_text(1).splitlines()[1] == "corrupted: [<bos>] [ape] [fox] [cat]"
+
+    def test_the_digest_holds_the_matches_and_not_the_names(
+        self, model: TransformerBridge, aligned: ContrastPairs
+    ) -> None:
+        content = (
+            aligned.clean_tokens, aligned.corrupted_tokens, aligned.answers, aligned.wrong_answers
+        )  # fmt: skip
+        as_before = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        assert dataclasses.replace(aligned, matched=None).digest() == as_before
+        assert aligned.digest() != as_before
+        assert dataclasses.replace(aligned, spans=()).digest() == aligned.digest()
+        other = (self.MATCHED[0][:2] + self.MATCHED[0][3:], *self.MATCHED[1:])
+        assert dataclasses.replace(aligned, matched=other).digest() != aligned.digest()
+
+    @pytest.mark.parametrize("ending", ["jsonl", "json"])
+    def test_files_may_name_spans(
+        self, model: TransformerBridge, aligned: ContrastPairs, tmp_path: Path, ending: str
+    ) -> None:
+        places: list[Any] = [["bee", "dog elk"], [[4, 7], "fox"], "bee"]
+        records = [
+            {"clean": clean, "corrupted": corrupted, "answer": "bee", "spans": {"middle": place}}
+            for clean, corrupted, place in zip(self.CLEAN, self.CORRUPTED, places, strict=True)
+        ]
+        lines = "\n".join(map(json.dumps, records))
+        content = lines if ending == "jsonl" else json.dumps({"prompts": records})
+        file = tmp_path / f"own.{ending}"
+        file.write_text(content)
+        pairs = ContrastPairs.from_file(model, file, align=True)
+        assert pairs.spans == aligned.spans
+        assert pairs.digest() == aligned.digest()
+        assert eval(pairs.code) == pairs
+        with pytest.raises(PairsError, match="or align=True"):
+            ContrastPairs.from_file(model, file)
+
+    def test_a_csv_can_be_aligned(self, model: TransformerBridge) -> None:
+        content = b"clean,corrupted,answer\nape bee,ape dog bee,cat\n"
+        pairs = ContrastPairs.from_bytes(model, content, name="a.csv", align=True)
+        assert pairs.matched == (((0, 0), (1, 1), (2, 3)),)
+
+    @pytest.mark.parametrize(
+        ("spans", "message"),
+        [
+            (
+                [{"x": "ape"}, {"y": "dog"}],
+                "record 2 has the spans 'y' and record 1 'x': name the same ones in every record",
+            ),
+            ([{"x": "ape"}, None], "record 2 has the spans none and record 1 'x'"),
+            (["ape", "dog"], "record 1: spans must be an object of names and texts, found 'ape'"),
+            (
+                [{"x": 3}, {"x": "dog"}],
+                "record 1: span 'x' must be a text, .first, end. characters, or a list",
+            ),
+            ([{"x": ["ape", 3]}, {"x": "dog"}], "record 1: span 'x' must be a text"),
+        ],
+    )
+    def test_spans_in_files_that_are_refused(
+        self, model: TransformerBridge, spans: list[Any], message: str
+    ) -> None:
+        records = [
+            {"clean": clean, "corrupted": corrupted, "answer": "bee", "spans": span}
+            for clean, corrupted, span in zip(CLEAN, CORRUPTED, spans, strict=True)
+        ]
+        with pytest.raises(PairsError, match=message):
+            ContrastPairs.from_records(model, records, name="own")
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder(results.Result):
+    """A result that keeps its pairs, as every analysis of pairs does."""
+
+    pairs: ContrastPairs
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame()
+
+    def figure(self) -> go.Figure:
+        return go.Figure()
+
+    def summary(self) -> str:
+        return self.pairs.name
+
+
+class TestSaved:
+    def saved(self, model: TransformerBridge, pairs: ContrastPairs, folder: Path) -> Path:
+        made = results.provenance(
+            model, analysis="tests.holder", parameters={}, seed=0, wall_time=0.0
+        )
+        return Holder(made, pairs).save(folder)
+
+    def test_spans_and_matches_come_back(self, model: TransformerBridge, tmp_path: Path) -> None:
+        before = ContrastPairs.from_text(
+            model,
+            TestAligned.CLEAN,
+            TestAligned.CORRUPTED,
+            ["bee"] * 3,
+            spans=TestAligned.SPANS,
+            align=True,
+        )
+        after = Holder.load(self.saved(model, before, tmp_path / "run")).pairs
+        assert after == before
+        assert after.matched == TestAligned.MATCHED
+        assert after.spans == before.spans
+        assert after.digest() == before.digest()
+
+    def test_pairs_without_them_come_back(
+        self, model: TransformerBridge, expected: ContrastPairs, tmp_path: Path
+    ) -> None:
+        assert Holder.load(self.saved(model, expected, tmp_path / "run")).pairs == expected
+
+    def test_pairs_that_were_saved_before_there_were_any_come_back(
+        self, model: TransformerBridge, expected: ContrastPairs, tmp_path: Path
+    ) -> None:
+        file = self.saved(model, expected, tmp_path / "run") / "result.json"
+        document = json.loads(file.read_text())
+        del document["fields"]["pairs"]["spans"], document["fields"]["pairs"]["matched"]
+        file.write_text(json.dumps(document))
+        assert Holder.load(tmp_path / "run").pairs == expected
+
+
 class TestFiles:
     @pytest.mark.parametrize(
         ("name", "content"),
@@ -184,6 +424,36 @@ class TestFromTask:
         assert pairs == ContrastPairs.from_task(grammar, task, n=12, seed=3)
         assert pairs.digest() != ContrastPairs.from_task(grammar, task, n=12, seed=4).digest()
         assert eval(pairs.code, {"ContrastPairs": ContrastPairs, "model": grammar}) == pairs
+
+    @pytest.mark.parametrize("templates", ["one", "all"])
+    @pytest.mark.parametrize(
+        "task", ["indirect-object", "pronoun-gender", "agreement", "induction", "greater-than"]
+    )
+    def test_named_places_decode_to_the_words_that_the_task_names(
+        self, grammar: TransformerBridge, task: str, templates: str
+    ) -> None:
+        pairs = ContrastPairs.from_task(grammar, task, n=20, seed=1, templates=templates)
+        texts = {
+            (text.clean, text.corrupted): text for text in tasks.get_task(task).pairs(1_000, seed=1)
+        }
+        for i, both in enumerate(zip(pairs.clean, pairs.corrupted, strict=True)):
+            for place in texts[both].spans:
+                span = pairs.position_set(place.name)
+                ends = (place.clean, place.corrupted)
+                rows = (pairs.clean_strings[i], pairs.corrupted_strings[i])
+                found = (span.clean[i], span.corrupted[i])
+                for text, end, row, positions in zip(both, ends, rows, found, strict=True):
+                    assert "".join(row[p].strip() for p in positions) == text[slice(*end)]
+                    # BOS stands in front, and no word comes before its place in the text.
+                    assert positions[0] > 0
+                    before = "".join(row[p].strip() for p in range(1, positions[0]))
+                    assert before == text[: end[0]].replace(" ", "")
+
+    def test_named_places_of_modular_addition(self, modadd: TransformerBridge) -> None:
+        pairs = ContrastPairs.from_task(modadd, "modular-addition", n=20)
+        assert pairs.position_names()[-2:] == ("first number", "second number")
+        assert set(pairs.position_set("first number").clean) == {(0,)}
+        assert set(pairs.position_set("second number").corrupted) == {(1,)}
 
     def test_all_templates_mix_lengths(self, grammar: TransformerBridge) -> None:
         pairs = ContrastPairs.from_task(grammar, "indirect-object", n=40, templates="all")

@@ -210,3 +210,88 @@ def test_importing_tasks_loads_neither_torch_nor_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def named(pair: TextPair) -> dict[str, tuple[str, str]]:
+    """What stands at each named place of a pair, in the clean and in the corrupted prompt."""
+    return {
+        span.name: (pair.clean[slice(*span.clean)], pair.corrupted[slice(*span.corrupted)])
+        for span in pair.spans
+    }
+
+
+def test_indirect_object_names_both_people_and_who_gives() -> None:
+    for pair in tasks.get_task("indirect-object").pairs(300):
+        answer, wrong = pair.answer.strip(), pair.wrong_answer.strip()
+        people = sorted((answer, wrong), key=pair.clean.index)
+        assert named(pair) == {
+            "first name": (people[0], people[0]),
+            "second name": (people[1], people[1]),
+            "giver again": (wrong, answer),
+        }
+        places = {span.name: span for span in pair.spans}
+        assert places["first name"].clean[0] == pair.clean.index(people[0])
+        assert places["second name"].clean[0] == pair.clean.index(people[1])
+        assert places["giver again"].clean[0] == pair.clean.rindex(wrong)
+        assert places["giver again"].corrupted[0] == pair.corrupted.rindex(answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("pronoun-gender", "person"), ("agreement", "the subject")]
+)
+def test_what_differs_has_a_name(name: str, part: str) -> None:
+    for pair in tasks.get_task(name).pairs(300):
+        (difference,) = changed(pair)
+        assert named(pair)[part] == difference
+
+
+def test_agreement_names_the_nearer_noun() -> None:
+    for pair in tasks.get_task("agreement").pairs(300):
+        assert named(pair)["nearer noun"] == (words(pair.clean)[-1],) * 2
+        assert pair.spans[1].clean[1] == len(pair.clean)
+
+
+def test_induction_names_the_first_occurrence_of_the_last_word_and_what_followed_it() -> None:
+    for pair in tasks.get_task("induction").pairs(300):
+        last = words(pair.clean)[-1]
+        assert named(pair) == {
+            "prefix before": (last, last),
+            "answer before": (pair.answer.strip(), pair.wrong_answer.strip()),
+        }
+        prefix, answer = pair.spans
+        # Spaces around, since a word may be part of another one.
+        assert prefix.clean[0] == f" {pair.clean} ".index(f" {last} ")
+        assert answer.clean[0] == prefix.clean[1] + 1
+
+
+def test_greater_than_names_the_year_it_began() -> None:
+    for pair in tasks.get_task("greater-than").pairs(300):
+        years = tuple(
+            match[0]
+            for match in (re.search(r"\d{4}", t) for t in (pair.clean, pair.corrupted))
+            if match
+        )
+        assert named(pair) == {
+            "start year": years,
+            "last two digits": (years[0][2:], years[1][2:]),
+        }
+
+
+def test_modular_addition_names_both_numbers() -> None:
+    for pair in tasks.get_task("modular-addition").pairs(300):
+        (a, b), (c, d) = (re.findall(r"\d+", text) for text in (pair.clean, pair.corrupted))
+        assert named(pair) == {"first number": (a, c), "second number": (b, d)}
+        assert pair.spans[1].clean == (pair.clean.rindex(b), pair.clean.index(" ="))
+
+
+def test_places_of_a_sentence_are_where_its_words_stand() -> None:
+    family = sentences.INDIRECT_OBJECT
+    frame = family.frames[0]
+    options = {
+        "first": "John", "giver_is": "second", "place": "park", "gift": "book"
+    }  # fmt: skip
+    sentence = family.sentence(frame, ("John", "Mary"), options)
+    assert sentence.prompt == "When John and Mary went to the park, Mary gave a book to"
+    assert family.places(sentence) == {
+        "first": (5, 9), "second": (14, 18), "place": (31, 35), "giver": (37, 41), "gift": (49, 53)
+    }  # fmt: skip

@@ -5,19 +5,18 @@
 3. Each pair must have equal token length and single-token answers; what does not is refused with
    both tokenizations side by side and where they part. Nothing is padded, here or later: pairs of
    different lengths are grouped, and a group is run as one batch.
+4. Positions have names as well as indices: "last token", "first difference", and whatever `spans`
+   names in the prompts.
+5. With `align=True` the two prompts of a pair may differ in length: their tokens are matched by a
+   diff with the named spans as anchors (see `alignment`), and `matched` says which stand for which.
 
-Files are read in the conventions that the field already uses: CSV with columns
-`clean,corrupted,answer,wrong_answer`, or with token ids as `clean,corrupted,correct_idx,
-incorrect_idx` (EAP-IG); JSONL with one object of the first form per line; JSON as
-`{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}` (auto-circuit).
+Files are read in the conventions that the field already uses (see `files` for the columns).
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -29,7 +28,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from workbench.core.prompts import tasks, tokenization
+from workbench.core.prompts import alignment, files, positions, tasks
+from workbench.core.prompts.encoding import Answer, Encoder, PairsError
+from workbench.core.prompts.positions import Span
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -40,24 +41,23 @@ MAX_PAIRS = 10_000
 # than one in fifty fits does not hold the task's words.
 _TRIES_PER_PAIR = 50
 
-Answer = str | int
 Answers = Sequence[Answer] | Sequence[Sequence[Answer]]
+Spans = Mapping[str, Sequence[positions.Place]]
 
-
-class PairsError(ValueError):
-    """Pairs that cannot be compared; the message shows which and why."""
+__all__ = ["Answer", "Answers", "ContrastPairs", "PairsError", "Span", "Spans"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastPairs:
-    """Clean and corrupted prompts of equal token length, with single-token answers.
+    """Clean and corrupted prompts of equal token length, or aligned, with single-token answers.
 
     Attributes:
         name: What to call them in titles and reports.
         clean: Clean prompts.
         corrupted: Corrupted prompts.
         clean_tokens: Token ids of each clean prompt.
-        corrupted_tokens: Token ids of each corrupted prompt, as many as the clean one's.
+        corrupted_tokens: Token ids of each corrupted prompt, as many as the clean one's unless
+            they are aligned.
         clean_strings: The clean tokens as text, one string a token.
         corrupted_strings: The corrupted tokens as text.
         answers: Token ids of the correct answers of each clean prompt, at least one.
@@ -65,6 +65,10 @@ class ContrastPairs:
         answer_strings: The correct answers as text.
         wrong_strings: The wrong answers as text.
         code: Python expression that makes these pairs again, given `model`.
+        spans: Position sets that have a name in these prompts.
+        matched: For each pair the matched (clean position, corrupted position), increasing in both
+            and ending with both last positions; None where all lengths are equal, and each
+            position is matched with itself.
     """
 
     name: str
@@ -79,6 +83,14 @@ class ContrastPairs:
     answer_strings: tuple[tuple[str, ...], ...]
     wrong_strings: tuple[tuple[str, ...], ...]
     code: str
+    spans: tuple[Span, ...] = ()
+    # A saved result gives a list back, since JSON has no tuples; it never stays one.
+    matched: tuple[alignment.Matching, ...] | list[alignment.Matching] | None = None
+
+    def __post_init__(self) -> None:
+        """Keep `matched` as a tuple, whatever it came as."""
+        if self.matched is not None:
+            object.__setattr__(self, "matched", tuple(self.matched))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -95,6 +107,8 @@ class ContrastPairs:
         *,
         name: str = "own pairs",
         prepend_bos: bool | None = None,
+        spans: Spans | None = None,
+        align: bool = False,
     ) -> ContrastPairs:
         """Tokenize texts for a model and check that each pair can be compared.
 
@@ -108,13 +122,18 @@ class ContrastPairs:
                 logit difference.
             name: What to call them.
             prepend_bos: None follows the model's own convention.
+            spans: Position sets by name, one place a pair: a text that stands in the prompt once,
+                a slice of the prompt's characters, or a tuple of two of these where clean and
+                corrupted differ. Every token that overlaps the place belongs to the set.
+            align: Match the tokens of prompts that differ in length, with the spans as anchors.
 
         Returns:
             The pairs.
 
         Raises:
             PairsError: If counts differ, a text is empty or too long, a word is outside the
-                vocabulary, lengths differ within a pair, or an answer is not one token.
+                vocabulary, lengths differ within a pair and are not to be aligned, an answer is
+                not one token, or a span is not in its prompt.
         """
         wrong = [()] * len(clean) if wrong_answers is None else wrong_answers
         counts = (len(clean), len(corrupted), len(answers), len(wrong))
@@ -127,18 +146,27 @@ class ContrastPairs:
             raise PairsError("there are no pairs: give at least one clean and corrupted prompt")
         if len(clean) > MAX_PAIRS:
             raise PairsError(f"{len(clean)} pairs are too many for one run; at most {MAX_PAIRS}")
-        encoder = _Encoder(model, prepend_bos)
+        encoder = Encoder(model, prepend_bos)
         rows = zip(clean, corrupted, answers, wrong, strict=True)
-        encoded = [encoder.pair(i, *row) for i, row in enumerate(rows)]
+        encoded = [encoder.pair(i, *row, align=align) for i, row in enumerate(rows)]
         texts = (list(clean), list(corrupted), list(answers), list(wrong))
-        bos = "" if prepend_bos is None else f", prepend_bos={prepend_bos}"
-        code = f"ContrastPairs.from_text(model, {', '.join(map(repr, texts))}, name={name!r}{bos})"
+        places = {label: list(where) for label, where in (spans or {}).items()}
+        options = {
+            "name": name,
+            **({} if prepend_bos is None else {"prepend_bos": prepend_bos}),
+            **({"spans": places} if places else {}),
+            **({"align": True} if align else {}),
+        }
+        arguments = [*map(repr, texts), *(f"{key}={value!r}" for key, value in options.items())]
+        code = f"ContrastPairs.from_text(model, {', '.join(arguments)})"
         columns = zip(*encoded, strict=True)
-        return cls(name, tuple(clean), tuple(corrupted), *columns, code=code)
+        pairs = cls(name, tuple(clean), tuple(corrupted), *columns, code=code)
+        named = dataclasses.replace(pairs, spans=_named(encoder, pairs, places))
+        return dataclasses.replace(named, matched=_matched(named))
 
     @classmethod
     def from_records(
-        cls, model: TransformerBridge, records: Iterable[Any], *, name: str
+        cls, model: TransformerBridge, records: Iterable[Any], *, name: str, align: bool = False
     ) -> ContrastPairs:
         """Pairs from records with the column names of any of the supported files.
 
@@ -146,6 +174,7 @@ class ContrastPairs:
             model: Whose tokenizer to use.
             records: One mapping a pair.
             name: What to call them.
+            align: Match the tokens of prompts that differ in length.
 
         Returns:
             The pairs.
@@ -153,17 +182,28 @@ class ContrastPairs:
         Raises:
             PairsError: If a column is missing, or as for `from_text`.
         """
-        rows = [_columns(i, record) for i, record in enumerate(records)]
-        clean, corrupted, answers, wrong = zip(*rows, strict=True) if rows else ((), (), (), ())
-        return cls.from_text(model, clean, corrupted, answers, wrong, name=name)
+        checked = [files.read(i, record) for i, record in enumerate(records)]
+        return cls.from_text(
+            model,
+            [record.clean for record in checked],
+            [record.corrupted for record in checked],
+            [record.answers for record in checked],
+            [record.wrong_answers for record in checked],
+            name=name,
+            spans=files.spans(checked),
+            align=align,
+        )
 
     @classmethod
-    def from_file(cls, model: TransformerBridge, path: str | os.PathLike[str]) -> ContrastPairs:
-        """Read pairs from a CSV, JSONL or JSON file (see the module for the columns).
+    def from_file(
+        cls, model: TransformerBridge, path: str | os.PathLike[str], *, align: bool = False
+    ) -> ContrastPairs:
+        """Read pairs from a CSV, JSONL or JSON file (see `files` for the columns).
 
         Args:
             model: Whose tokenizer to use.
             path: The file; its ending says which format.
+            align: Match the tokens of prompts that differ in length.
 
         Returns:
             The pairs, named after the file.
@@ -178,11 +218,17 @@ class ContrastPairs:
             data = file.read_bytes() if size <= MAX_FILE_BYTES else b""
         except OSError as error:
             raise PairsError(f"cannot read {file}: {error.strerror}") from error
-        return cls.from_bytes(model, data, name=file.name, size=size)
+        return cls.from_bytes(model, data, name=file.name, size=size, align=align)
 
     @classmethod
     def from_bytes(
-        cls, model: TransformerBridge, data: bytes, *, name: str, size: int | None = None
+        cls,
+        model: TransformerBridge,
+        data: bytes,
+        *,
+        name: str,
+        size: int | None = None,
+        align: bool = False,
     ) -> ContrastPairs:
         """Read pairs from a file's content, for example an upload.
 
@@ -191,6 +237,7 @@ class ContrastPairs:
             data: The content.
             name: The file's name; its ending says which format.
             size: The content's full size, where `data` was not read because of it.
+            align: Match the tokens of prompts that differ in length.
 
         Returns:
             The pairs.
@@ -208,9 +255,8 @@ class ContrastPairs:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise PairsError(f"{name} is not UTF-8 text (byte {error.start})") from error
-        if not text.strip():
-            raise PairsError(f"{name} is empty: expected {_EXPECTED}")
-        return cls.from_records(model, _records(name, text), name=name)
+        rows = files.records(name, text)
+        return cls.from_records(model, rows, name=name, align=align)
 
     @classmethod
     def from_task(
@@ -244,7 +290,7 @@ class ContrastPairs:
             raise PairsError(f"n = {n} pairs were asked for; expected 1 to {MAX_PAIRS}")
         if templates not in ("one", "all"):
             raise PairsError(f"templates = {templates!r}; expected 'one' or 'all'")
-        encoder = _Encoder(model, None)
+        encoder = Encoder(model, None)
         texts = _fitting(encoder, chosen.stream(seed), n, one_template=templates == "one")
         if len(texts) < n:
             raise PairsError(
@@ -260,61 +306,211 @@ class ContrastPairs:
             [text.answer for text in texts],
             [text.wrong_answer for text in texts],
             name=f"{task} (n={n}, seed={seed}{', all templates' if mixed else ''})",
+            spans=_task_spans(texts),
         )
         how = ', templates="all"' if mixed else ""
         code = f'ContrastPairs.from_task(model, "{task}", n={n}, seed={seed}{how})'
         return dataclasses.replace(pairs, code=code)
 
+    @property
+    def aligned(self) -> bool:
+        """Whether some pair has prompts of different length, matched by `matched`."""
+        return self.matched is not None
+
+    def columns(self, i: int) -> tuple[tuple[int, int], ...]:
+        """Matched (clean position, corrupted position) of a pair, aligned or not."""
+        if self.matched is not None:
+            return self.matched[i]
+        return tuple((position, position) for position in range(len(self.clean_tokens[i])))
+
+    def lengths(self, i: int) -> tuple[int, int]:
+        """Number of tokens of the clean and of the corrupted prompt of a pair."""
+        return len(self.clean_tokens[i]), len(self.corrupted_tokens[i])
+
+    def position_names(self) -> tuple[str, ...]:
+        """Names that `position_set` knows: those of all pairs, then those of these prompts."""
+        return (*positions.COMPUTED, *(span.name for span in self.spans))
+
+    def position_set(self, name: str) -> Span:
+        """Token positions of a named set in every prompt.
+
+        Args:
+            name: "last token"; "first difference", the first matched position whose tokens differ;
+                "differing tokens", all of them; or the name of one of the pairs' spans.
+
+        Returns:
+            The set. A pair whose matched tokens are all the same has no differing position.
+
+        Raises:
+            PairsError: If these pairs have no set of that name; names those that they have.
+        """
+        if name in positions.COMPUTED:
+            matchings = [self.columns(i) for i in range(len(self))]
+            return positions.computed(name, self.clean_tokens, self.corrupted_tokens, matchings)
+        for span in self.spans:
+            if span.name == name:
+                return span
+        known = ", ".join(map(repr, self.position_names()))
+        raise PairsError(f"no position set is called {name!r}; these pairs have {known}")
+
+    def alignment_table(self, i: int) -> list[alignment.Row]:
+        """How the tokens of a pair are matched, in reading order.
+
+        Args:
+            i: Index of the pair.
+
+        Returns:
+            Rows of (clean token, corrupted token, status); the status is "same", "substituted",
+            "only in clean" or "only in corrupted", and a missing token is empty.
+        """
+        return alignment.table(
+            list(zip(self.clean_tokens[i], self.clean_strings[i], strict=True)),
+            list(zip(self.corrupted_tokens[i], self.corrupted_strings[i], strict=True)),
+            self.columns(i),
+        )
+
+    def alignment_text(self, i: int) -> str:
+        """Both token rows of a pair under each other, for a monospaced font.
+
+        Args:
+            i: Index of the pair.
+
+        Returns:
+            Two lines; a token without a partner stands against a gap.
+        """
+        return alignment.picture(self.alignment_table(i))
+
     def groups(self) -> list[Int[np.ndarray, " prompt"]]:
-        """Indices of the pairs of each token length, shortest first; each group is one batch."""
-        lengths = np.array([len(tokens) for tokens in self.clean_tokens])
-        return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        """Indices of the pairs of each clean and corrupted length, shortest first.
+
+        Each group is one batch.
+        """
+        lengths = np.array([self.lengths(i) for i in range(len(self))])
+        return [
+            np.flatnonzero((lengths == pair).all(axis=1)) for pair in np.unique(lengths, axis=0)
+        ]
 
     def first_differences(self) -> Int[np.ndarray, " prompt"]:
-        """First position at which clean and corrupted differ; the length where they never do.
+        """First index at which clean and corrupted differ or one of them has ended.
 
-        In a causal model nothing before it differs between the two runs.
+        It is the length where they never do. In a causal model nothing at an index before it
+        differs between the two runs.
         """
         return np.array(
             [
-                next((p for p, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(x))
+                next((p for p, (a, b) in enumerate(zip(x, y, strict=False)) if a != b), shorter)
                 for x, y in zip(self.clean_tokens, self.corrupted_tokens, strict=True)
+                for shorter in [min(len(x), len(y))]
             ]
         )
 
     def batch(
         self, indices: Sequence[int] | Int[np.ndarray, " prompt"]
-    ) -> tuple[Int[torch.Tensor, "batch position"], Int[torch.Tensor, "batch position"]]:
-        """Clean and corrupted tokens of pairs that have one length."""
+    ) -> tuple[Int[torch.Tensor, "batch _position"], Int[torch.Tensor, "batch _position"]]:
+        """Clean and corrupted tokens of pairs of one group."""
         clean = torch.tensor([self.clean_tokens[i] for i in indices])
         return clean, torch.tensor([self.corrupted_tokens[i] for i in indices])
 
     def subset(self, indices: Sequence[int]) -> ContrastPairs:
         """Some of the pairs, in the given order."""
-        columns = [f.name for f in dataclasses.fields(self) if f.name not in ("name", "code")]
+        whole = ("name", "code", "spans", "matched")
+        columns = [f.name for f in dataclasses.fields(self) if f.name not in whole]
         picked = {c: tuple(getattr(self, c)[i] for i in indices) for c in columns}
-        code = f"{self.code}.subset({list(map(int, indices))})"
-        return dataclasses.replace(self, **picked, code=code)
+        unequal = any(x != y for x, y in map(self.lengths, indices))
+        return dataclasses.replace(
+            self,
+            **picked,
+            spans=tuple(span.subset(indices) for span in self.spans),
+            matched=tuple(self.columns(i) for i in indices) if unequal else None,
+            code=f"{self.code}.subset({list(map(int, indices))})",
+        )
 
     def position_labels(self) -> list[str]:
         """One label a position: the token where all prompts share it, else two of the tokens.
 
+        Aligned pairs have one label a matched position, made from the clean tokens.
+
+        Returns:
+            The labels.
+
         Raises:
-            PairsError: If the pairs have more than one length, so that positions do not line up.
+            PairsError: If the pairs have more than one length or alignment, so that positions do
+                not line up.
         """
-        lengths = sorted({len(tokens) for tokens in self.clean_tokens})
+        lengths = sorted({self.lengths(i) for i in range(len(self))})
         if len(lengths) > 1:
             raise PairsError(
-                f"positions do not line up: the prompts have {lengths[0]} to {lengths[-1]} tokens; "
-                "use pairs of one length, or patch all positions at once (positions='all')"
+                f"positions do not line up: the prompts have {min(map(min, lengths))} to "
+                f"{max(map(max, lengths))} tokens; use pairs of one length, name position sets, or "
+                "patch all positions at once (positions='all')"
             )
-        columns = zip(*self.clean_strings, strict=True)
+        ways = set(self.matched or ())
+        if len(ways) > 1:
+            raise PairsError(
+                f"positions do not line up: the pairs are aligned in {len(ways)} different "
+                "ways; name position sets, or patch all positions at once (positions='all')"
+            )
+        shown = [clean for clean, _ in self.columns(0)]
+        columns = zip(*([row[p] for p in shown] for row in self.clean_strings), strict=True)
         return [_shared_label(list(dict.fromkeys(column))) for column in columns]
 
     def digest(self) -> str:
-        """Sha256 over everything that changes numbers: tokens and answers."""
+        """Sha256 over everything that changes numbers: tokens, answers and how they are matched."""
         content = (self.clean_tokens, self.corrupted_tokens, self.answers, self.wrong_answers)
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        matched = () if self.matched is None else (self.matched,)
+        return hashlib.sha256(json.dumps((*content, *matched)).encode()).hexdigest()
+
+
+def _named(
+    encoder: Encoder, pairs: ContrastPairs, places: Mapping[str, Sequence[positions.Place]]
+) -> tuple[Span, ...]:
+    for name in places:
+        if not name.strip() or name in positions.COMPUTED:
+            raise PairsError(
+                f"{name!r} cannot name a span: every set of pairs has {positions.COMPUTED}; choose "
+                "another name"
+            )
+    texts = (pairs.clean, pairs.corrupted)
+    tokens = (pairs.clean_tokens, pairs.corrupted_tokens)
+    return tuple(encoder.span(name, texts, tokens, where) for name, where in places.items())
+
+
+def _matched(pairs: ContrastPairs) -> tuple[alignment.Matching, ...] | None:
+    """Matched positions of each pair, None where all have equal lengths.
+
+    A pair of equal lengths keeps position by position, alone or beside others.
+    """
+    both = list(zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True))
+    if all(len(x) == len(y) for x, y in both):
+        return None
+    return tuple(
+        pairs.columns(i) if len(x) == len(y) else _align(i, x, y, pairs.spans)
+        for i, (x, y) in enumerate(both)
+    )
+
+
+def _align(
+    i: int, clean: Sequence[int], corrupted: Sequence[int], spans: Sequence[Span]
+) -> alignment.Matching:
+    anchors = [(span.clean[i], span.corrupted[i]) for span in spans]
+    try:
+        return alignment.align(clean, corrupted, anchors)
+    except alignment.AlignmentError as error:
+        names = " and ".join(repr(spans[anchor].name) for anchor in error.anchors)
+        raise PairsError(f"pair {i + 1}, spans {names}: {error}") from error
+
+
+def _task_spans(texts: Sequence[tasks.TextPair]) -> Spans:
+    """Where each text pair has what its task names."""
+    return {
+        span.name: [
+            (slice(*place.clean), slice(*place.corrupted))
+            for text in texts
+            for place in text.spans
+            if place.name == span.name
+        ]
+        for span in texts[0].spans
+    }
 
 
 def _shared_label(tokens: list[str]) -> str:
@@ -322,7 +518,7 @@ def _shared_label(tokens: list[str]) -> str:
 
 
 def _fitting(
-    encoder: _Encoder, stream: Iterator[tasks.TextPair], n: int, *, one_template: bool
+    encoder: Encoder, stream: Iterator[tasks.TextPair], n: int, *, one_template: bool
 ) -> list[tasks.TextPair]:
     """The first n of a task's texts that the model's tokenizer can take, without repeats.
 
@@ -345,164 +541,3 @@ def _fitting(
         if len(kept) == n:
             break
     return list(kept.values())
-
-
-_EXPECTED = (
-    "columns clean,corrupted,answer,wrong_answer (or clean,corrupted,correct_idx,incorrect_idx "
-    'with token ids), the same as JSONL, or JSON with {"prompts": [{"clean", "corrupt", "answers", '
-    '"wrong_answers"}]}'
-)
-_CLEAN = ("clean",)
-_CORRUPTED = ("corrupted", "corrupt")
-_ANSWERS = ("answer", "answers", "correct_idx")
-_WRONG = ("wrong_answer", "wrong_answers", "incorrect_idx")
-
-
-def _records(name: str, text: str) -> list[Any]:
-    """Records of a file's text; the name's ending decides between CSV, JSONL and JSON."""
-    ending = Path(name).suffix.lower()
-    try:
-        if ending == ".csv":
-            # A quote that is never closed would otherwise swallow the rest of the file unnoticed.
-            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        if ending == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        if ending == ".json":
-            document = json.loads(text)
-            records = document["prompts"] if isinstance(document, dict) else document
-            if not isinstance(records, list):
-                raise PairsError(f"{name} holds {type(records).__name__}: expected {_EXPECTED}")
-            return records
-    except (csv.Error, json.JSONDecodeError, KeyError, RecursionError) as error:
-        raise PairsError(f"{name} cannot be read ({error}): expected {_EXPECTED}") from error
-    raise PairsError(f"{name} is neither .csv, .jsonl nor .json: expected {_EXPECTED}")
-
-
-def _columns(i: int, record: Any) -> tuple[str, str, list[Answer], list[Answer]]:
-    if not isinstance(record, Mapping):
-        raise PairsError(f"record {i + 1} is {type(record).__name__}: expected {_EXPECTED}")
-
-    def column(names: tuple[str, ...]) -> tuple[str, Any] | None:
-        return next(((n, record[n]) for n in names if record.get(n) is not None), None)
-
-    clean, corrupted, answers = column(_CLEAN), column(_CORRUPTED), column(_ANSWERS)
-    wrong = column(_WRONG)
-    if clean is None or corrupted is None or answers is None:
-        found = ", ".join(map(str, record)) or "none"
-        raise PairsError(f"record {i + 1} has columns {found}: expected {_EXPECTED}")
-    if answers[0] == "correct_idx" and wrong is None:
-        # Alone, this column holds other things than token ids in some of the field's files.
-        raise PairsError(
-            f"record {i + 1} has correct_idx without incorrect_idx: give both as token ids, or "
-            "answer and wrong_answer as text"
-        )
-    texts = (clean[1], corrupted[1])
-    if not all(isinstance(text, str) for text in texts):
-        raise PairsError(f"record {i + 1}: clean and corrupted must be texts, found {texts}")
-    return *texts, _answer_list(i, *answers), _answer_list(i, *wrong) if wrong else []
-
-
-def _answer_list(i: int, column: str, value: Any) -> list[Answer]:
-    """Answers of a record: texts as they stand, and token ids where the column is one of ids."""
-    if column.endswith("_idx"):
-        try:
-            parsed = json.loads(value) if isinstance(value, str) else value
-            return [int(item) for item in (parsed if isinstance(parsed, list) else [parsed])]
-        except (ValueError, TypeError) as error:
-            raise PairsError(
-                f"record {i + 1}: {column} must be a token id or a list of them, found {value!r}"
-            ) from error
-    items = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, (str, int)) for item in items):
-        raise PairsError(f"record {i + 1}: {column} must be text, found {value!r}")
-    return items
-
-
-class _Encoder:
-    """Tokenizes prompts and answers for one model and says in words what does not fit."""
-
-    def __init__(self, model: TransformerBridge, prepend_bos: bool | None) -> None:
-        self._model = model
-        self._prepend_bos = prepend_bos
-        self._d_vocab = int(model.cfg.d_vocab)
-
-    def strings(self, ids: Sequence[int]) -> tuple[str, ...]:
-        return tokenization.strings(self._model, ids)
-
-    def prompt(self, i: int, kind: str, text: str) -> tuple[int, ...]:
-        if not text.strip():
-            raise PairsError(f"pair {i + 1}: the {kind} prompt is empty")
-        try:
-            return tokenization.encode(self._model, text, prepend_bos=self._prepend_bos)
-        except tokenization.TokenizationError as error:
-            raise PairsError(f"pair {i + 1} ({kind}): {error}") from error
-
-    def answer(self, i: int, prompt: str, ids: Sequence[int], answer: Answer) -> int:
-        if isinstance(answer, int):
-            if not 0 <= answer < self._d_vocab:
-                raise PairsError(
-                    f"pair {i + 1}: answer id {answer} is outside the vocabulary (0 to "
-                    f"{self._d_vocab - 1})"
-                )
-            return answer
-        try:
-            tokenization.require_known(self._model, answer)
-        except tokenization.TokenizationError as error:
-            raise PairsError(f"pair {i + 1} (answer): {error}") from error
-        added = self._added(prompt, ids, answer)
-        if len(added) != 1 or not answer.strip():
-            raise PairsError(self._not_one_token(i, prompt, answer, added))
-        return added[0]
-
-    def _added(self, prompt: str, ids: Sequence[int], answer: str) -> Sequence[int]:
-        """Tokens that an answer adds after its prompt; its own where the two melt together."""
-        longer = self._model.to_tokens(
-            prompt + answer, prepend_bos=self._prepend_bos, truncate=False
-        )[0].tolist()
-        after = tuple(longer[: len(ids)]) == tuple(ids)
-        return longer[len(ids) :] if after else tokenization.bare(self._model, answer)
-
-    def _not_one_token(self, i: int, prompt: str, answer: str, added: Sequence[int]) -> str:
-        parts = " ".join(f"[{part}]" for part in self.strings(added)) or "nothing"
-        hint = ""
-        if answer[:1].strip() and len(self._added(prompt, self._ids(prompt), " " + answer)) == 1:
-            hint = f" (did you mean {' ' + answer!r}, with its leading space?)"
-        return (
-            f"pair {i + 1}: the answer {answer!r} after '…{prompt[-20:]}' is {len(added)} tokens, "
-            f"{parts}; expected a single token{hint}"
-        )
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tokenization.encode(self._model, text, prepend_bos=self._prepend_bos)
-
-    def pair(
-        self,
-        i: int,
-        clean: str,
-        corrupted: str,
-        answers: Answer | Sequence[Answer],
-        wrong: Answer | Sequence[Answer],
-    ) -> tuple[Any, ...]:
-        """Columns of one pair, in the order of ContrastPairs' fields after the texts."""
-        x, y = self.prompt(i, "clean", clean), self.prompt(i, "corrupted", corrupted)
-        if len(x) != len(y):
-            raise PairsError(self._unequal(i, x, y))
-        right = [self.answer(i, clean, x, a) for a in _as_list(answers)]
-        if not right:
-            raise PairsError(f"pair {i + 1} has no answer: give the correct next token")
-        other = [self.answer(i, clean, x, a) for a in _as_list(wrong)]
-        ids = (x, y, self.strings(x), self.strings(y), tuple(right), tuple(other))
-        return *ids, self.strings(right), self.strings(other)
-
-    def _unequal(self, i: int, x: Sequence[int], y: Sequence[int]) -> str:
-        part = next((p for p, (a, b) in enumerate(zip(x, y, strict=False)) if a != b), None)
-        where = min(len(x), len(y)) if part is None else part
-        clean, corrupted = (" ".join(f"[{s}]" for s in self.strings(ids)) for ids in (x, y))
-        return (
-            f"pair {i + 1}: clean has {len(x)} tokens and corrupted {len(y)}; a pair needs equal "
-            f"lengths. They part at position {where}.\nclean:     {clean}\ncorrupted: {corrupted}"
-        )
-
-
-def _as_list(value: Answer | Sequence[Answer]) -> Sequence[Answer]:
-    return [value] if isinstance(value, (str, int)) else value

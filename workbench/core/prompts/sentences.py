@@ -176,6 +176,29 @@ class Family(abc.ABC):
             log_probability=self._log_probability(frame, combination),
         )
 
+    def places(self, sentence: Sentence) -> dict[str, tuple[int, int]]:
+        """Where the words of a sentence stand in its prompt.
+
+        Args:
+            sentence: A sentence of this family.
+
+        Returns:
+            For each slot of the frame the first character of its word and the one after the last;
+            of a slot that occurs twice, the first time.
+        """
+        slots = {
+            **sentence.options,
+            **self.slots(sentence.combination, sentence.options),
+        }
+        found: dict[str, tuple[int, int]] = {}
+        end = 0
+        for literal, slot, _, _ in string.Formatter().parse(sentence.frame.prompt):
+            start = end + len(literal)
+            end = start + len(slots[slot]) if slot else start
+            if slot:
+                found.setdefault(slot, (start, end))
+        return found
+
     def _log_probability(self, frame: Frame, combination: Combination) -> float:
         if combination not in _members(self, frame):
             return -math.inf

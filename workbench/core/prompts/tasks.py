@@ -44,6 +44,24 @@ _SUMS_TRAINED, _SUMS_SEED = 0.3, 0
 Criterion = Literal["top token", "beats wrong answer"]
 
 
+Characters = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSpan:
+    """What a part of both prompts is called.
+
+    Attributes:
+        name: As a researcher calls it.
+        clean: Its first character in the clean prompt and the one after its last.
+        corrupted: The same in the corrupted prompt.
+    """
+
+    name: str
+    clean: Characters
+    corrupted: Characters
+
+
 @dataclasses.dataclass(frozen=True)
 class TextPair:
     """A clean and a corrupted prompt with the answers that tell them apart.
@@ -55,6 +73,7 @@ class TextPair:
         wrong_answer: Next word after the corrupted prompt, likewise.
         combination: What the split was decided by: task, template and the words combined.
         template: Pairs of one template have the same words in the same roles and places.
+        spans: Parts of the prompts that have a name in this task, the same in each of its pairs.
     """
 
     clean: str
@@ -63,6 +82,7 @@ class TextPair:
     wrong_answer: str
     combination: Combination
     template: str
+    spans: tuple[TextSpan, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,17 +167,42 @@ def get_task(name: str) -> Task:
     raise ValueError(f"no task is called {name!r}; {guess}the tasks are {', '.join(TASKS)}")
 
 
+# What a part of a prompt is called, and the slots of the frame that it is made of, in order; of the
+# slots that name the same thing in different frames, those that the frame has.
+_NAMED_SLOTS = {
+    "indirect-object": {
+        "first name": ("first",),
+        "second name": ("second",),
+        "giver again": ("giver",),
+    },
+    "pronoun-gender": {"person": ("someone", "relative")},
+    "agreement": {"the subject": ("subject",), "nearer noun": ("distractor",)},
+    "greater-than": {"start year": ("century", "start"), "last two digits": ("start",)},
+}
+
+
 def _pair(
-    family: Family, clean: Sentence, corrupted: str, wrong_answer: str, variant: str = ""
+    family: Family, clean: Sentence, corrupted: Sentence, wrong_answer: str, variant: str = ""
 ) -> TextPair:
     return TextPair(
         clean=clean.prompt,
-        corrupted=corrupted,
+        corrupted=corrupted.prompt,
         answer=clean.answer,
         wrong_answer=wrong_answer,
         combination=family.identity(clean.frame, clean.combination),
         template=f"{clean.frame.name}-{variant}" if variant else clean.frame.name,
+        spans=_spans(family, clean, corrupted),
     )
+
+
+def _spans(family: Family, clean: Sentence, corrupted: Sentence) -> tuple[TextSpan, ...]:
+    places = (family.places(clean), family.places(corrupted))
+    found: list[TextSpan] = []
+    for name, slots in _NAMED_SLOTS[family.name].items():
+        used = [slot for slot in slots if slot in places[0]]
+        both = [(place[used[0]][0], place[used[-1]][1]) for place in places]
+        found.append(TextSpan(name, both[0], both[1]))
+    return tuple(found)
 
 
 def _indirect_object(rng: random.Random, split: Split) -> TextPair:
@@ -167,7 +212,7 @@ def _indirect_object(rng: random.Random, split: Split) -> TextPair:
     flipped = {**clean.options, "giver_is": "second" if gives_first else "first"}
     corrupted = family.sentence(clean.frame, clean.combination, flipped)
     order = "BABA" if gives_first else "ABBA"
-    return _pair(family, clean, corrupted.prompt, corrupted.answer, order)
+    return _pair(family, clean, corrupted, corrupted.answer, order)
 
 
 def _pronoun_gender(rng: random.Random, split: Split) -> TextPair:
@@ -182,7 +227,7 @@ def _pronoun_gender(rng: random.Random, split: Split) -> TextPair:
         if others:
             break
     corrupted = family.sentence(clean.frame, (rng.choice(others), thing), clean.options)
-    return _pair(family, clean, corrupted.prompt, corrupted.answer)
+    return _pair(family, clean, corrupted, corrupted.answer)
 
 
 def _agreement(rng: random.Random, split: Split) -> TextPair:
@@ -191,7 +236,7 @@ def _agreement(rng: random.Random, split: Split) -> TextPair:
     plural = clean.options["subject_number"] == "plural"
     flipped = {**clean.options, "subject_number": "singular" if plural else "plural"}
     corrupted = family.sentence(clean.frame, clean.combination, flipped)
-    return _pair(family, clean, corrupted.prompt, corrupted.answer)
+    return _pair(family, clean, corrupted, corrupted.answer)
 
 
 def _greater_than(rng: random.Random, split: Split) -> TextPair:
@@ -206,7 +251,7 @@ def _greater_than(rng: random.Random, split: Split) -> TextPair:
     corrupted = family.sentence(clean.frame, (century, rng.choice(earlier)), clean.options)
     # At most the clean year, and greater than the corrupted one.
     wrong = rng.choice(lexicon.TWO_DIGITS[int(corrupted.combination[1]) + 1 : int(start) + 1])
-    return _pair(family, clean, corrupted.prompt, wrong)
+    return _pair(family, clean, corrupted, wrong)
 
 
 @functools.cache
@@ -263,6 +308,9 @@ def _induction(rng: random.Random, split: Split) -> TextPair:
         " ".join([*block[:cut], word, *block[cut + 1 :], *block[:cut]])
         for word in (answer, wrong_answer)
     ]
+    before = len(" ".join(block[:cut]))
+    prefix = (before - len(block[cut - 1]), before)
+    answers = [(before + 1, before + 1 + len(word)) for word in (answer, wrong_answer)]
     return TextPair(
         clean=prompts[0],
         corrupted=prompts[1],
@@ -270,6 +318,10 @@ def _induction(rng: random.Random, split: Split) -> TextPair:
         wrong_answer=f" {wrong_answer}",
         combination=("induction", block[cut - 1], answer),
         template=f"{length}-words",
+        spans=(
+            TextSpan("prefix before", prefix, prefix),
+            TextSpan("answer before", answers[0], answers[1]),
+        ),
     )
 
 
@@ -291,6 +343,9 @@ def _modular_addition(rng: random.Random, split: Split) -> TextPair:
     a, b = rng.choice(_ordered_sums(split))
     others = [c for c in range(MODULUS) if c != b and (a, c) in _sums(split)]
     c = rng.choice(others)
+    first = (0, len(str(a)))
+    second = len(f"{a} + ")
+    seconds = [(second, second + len(str(number))) for number in (b, c)]
     return TextPair(
         clean=f"{a} + {b} =",
         corrupted=f"{a} + {c} =",
@@ -298,6 +353,10 @@ def _modular_addition(rng: random.Random, split: Split) -> TextPair:
         wrong_answer=f" {(a + c) % MODULUS}",
         combination=("modular-addition", "sum", str(a), str(b)),
         template="sum",
+        spans=(
+            TextSpan("first number", first, first),
+            TextSpan("second number", seconds[0], seconds[1]),
+        ),
     )
 
 

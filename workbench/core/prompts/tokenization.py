@@ -84,6 +84,55 @@ def strings(model: TransformerBridge, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(model.tokenizer.decode([token]) for token in ids)
 
 
+def offsets(model: TransformerBridge, text: str, ids: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Which characters of a text each of its tokens stands for.
+
+    Args:
+        model: Whose tokenizer to use.
+        text: What was encoded.
+        ids: The ids that `encode` gave for it, special tokens included.
+
+    Returns:
+        First character of each token and the one after its last; equal for a special token.
+
+    Raises:
+        TokenizationError: If the tokenizer cannot say, and its tokens are not pieces of the text.
+    """
+    if getattr(model.tokenizer, "is_fast", False):
+        plain = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        own, spans = plain["input_ids"], plain["offset_mapping"]
+        # Special tokens stand in front, so the last place that fits is where the text begins.
+        for start in range(len(ids) - len(own), -1, -1):
+            if list(ids[start : start + len(own)]) == own:
+                after = len(ids) - start - len(own)
+                end = (len(text), len(text))
+                return ((0, 0),) * start + tuple(map(tuple, spans)) + (end,) * after
+    return _followed(model, text, ids)
+
+
+def _followed(
+    model: TransformerBridge, text: str, ids: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Offsets by walking through the text with the tokens' own strings."""
+    special = set(model.tokenizer.all_special_ids)
+    found: list[tuple[int, int]] = []
+    end = 0
+    for token, written in zip(ids, strings(model, ids), strict=True):
+        piece = written.strip()
+        start = end + len(text[end:]) - len(text[end:].lstrip())
+        if text.startswith(piece, start):
+            end = start + len(piece) if piece else end
+            found.append((end - len(piece), end))
+        elif token in special:
+            found.append((end, end))
+        else:
+            raise TokenizationError(
+                f"token {written!r} of {model.cfg.model_name!r} cannot be found in the text from "
+                f"character {end} on: a named position needs a tokenizer that reports offsets"
+            )
+    return tuple(found)
+
+
 def _is_outside(model: TransformerBridge, text: str) -> bool:
     tokenizer = model.tokenizer
     # Who writes the unknown token into a prompt means it.
