@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ import pytest
 from workbench.core import results
 
 FOLDER = Path(__file__).resolve().parents[2] / "analyses"
-MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+# An analysis is a module, or a package of modules.
+MODULES = sorted(
+    path.stem
+    for path in FOLDER.iterdir()
+    if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").is_file()
+)
 
 
 def results_of(name: str) -> list[type[results.Result]]:
@@ -22,17 +28,18 @@ def results_of(name: str) -> list[type[results.Result]]:
     return [
         kind
         for kind in classes
-        if issubclass(kind, results.Result) and kind.__module__ == module.__name__
+        if issubclass(kind, results.Result) and kind.__module__.startswith(module.__name__)
     ]
 
 
 def test_the_modules_are_found() -> None:
-    assert "activation_patching" in MODULES
+    assert {"activation_patching", "attribution", "circuits", "path_patching"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_docstring_has_question_method_source_units_and_limits(name: str) -> None:
-    text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) or ""
+    file = FOLDER / name / "__init__.py" if (FOLDER / name).is_dir() else FOLDER / f"{name}.py"
+    text = ast.get_docstring(ast.parse(file.read_text())) or ""
     assert text.splitlines()[0].endswith("?"), "the first line is the question"
     for part in ("\n1. ", "\n2. ", "\nSource: ", "\nUnits and sign: ", "\nLimits: "):
         assert part in text, f"{part.strip()!r} is missing"
@@ -49,8 +56,9 @@ def test_it_offers_a_frozen_result_with_table_figure_and_summary(name: str) -> N
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_it_has_a_page_and_tests_of_its_name(name: str) -> None:
+def test_it_is_on_a_page_and_has_tests_of_its_name(name: str) -> None:
     root = FOLDER.parent
-    pages = {path.stem for path in (root / "pages").glob("*.py")}
-    assert any(page == name or name.endswith(page) for page in pages)
-    assert (root / "tests" / "analyses" / f"test_{name}.py").is_file()
+    pages = [path.read_text() for path in (root / "pages").glob("*.py")]
+    assert any(re.search(rf"^from analyses import .*\b{name}\b", page, re.M) for page in pages)
+    tests = root / "tests" / "analyses"
+    assert (tests / f"test_{name}.py").is_file() or (tests / name).is_dir()

@@ -189,3 +189,75 @@ def test_a_figure_is_coloured_for_the_page_without_being_changed() -> None:
     assert layout(plots.on_page(figure, None)).font.color == plots.TEXT_COLOURS["light"]
     assert layout(figure).font.color is None
     assert plots.TEMPLATE in pio.templates
+
+
+def layered(**arguments: Any) -> go.Figure:
+    """Two edges from input to a head, one of them negative, and one from the head to the logits."""
+    return plots.layered_graph(
+        ["input", "a0.h0", "logits"],
+        np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 2.0]]),
+        np.array([[0, 1], [0, 1], [1, 2]]),
+        np.array([0.5, -1.0, 2.0]),
+        row_labels=["input", "L0", "logits"],
+        value_title="effect",
+        **arguments,
+    )
+
+
+def test_an_edge_of_a_layered_graph_is_found_by_the_custom_data_of_its_marker() -> None:
+    markers = traces(layered(hover=["q", "k", "out"]))[-1]
+    assert list(markers.customdata) == [0, 1, 2]
+    assert list(markers.text) == ["q", "k", "out"]
+    assert list(markers.marker.color) == [0.5, -1.0, 2.0]
+
+
+def test_negative_edges_are_red_and_positive_ones_blue_on_a_scale_centred_on_zero() -> None:
+    drawn = [trace for trace in traces(layered()) if trace.mode == "lines"]
+    widths = {(trace.line.color, trace.line.width) for trace in drawn}
+    # Sizes 0.5, 1 and 2 are a quarter, half and all of six widths, rounded up.
+    assert widths == {(plots.COLOURS[0], 2), (plots.COLOURS[1], 3), (plots.COLOURS[0], 6)}
+    marker = traces(layered())[-1].marker
+    assert (marker.cmin, marker.cmax) == (-2.0, 2.0)
+
+
+def test_edges_run_from_node_to_node_and_two_of_the_same_ends_lie_apart() -> None:
+    figure = layered()
+    drawn = {trace.line.width: trace for trace in traces(figure) if trace.mode == "lines"}
+    for width in (2, 3):
+        points = np.column_stack([drawn[width].x, drawn[width].y])[:-1]
+        np.testing.assert_allclose(points[[0, -1]], [[0, 0], [1, 1]])
+    first, second = (np.column_stack([drawn[w].x, drawn[w].y])[6] for w in (2, 3))
+    assert second[0] - first[0] > 0.1
+
+
+def test_a_selected_edge_is_drawn_again_in_black_over_white() -> None:
+    colours = [t.line.color for t in traces(layered(selected=2)) if t.mode == "lines"]
+    assert colours[-2:] == ["#ffffff", "#111111"]
+
+
+def test_rows_of_a_layered_graph_grow_upward_under_their_labels() -> None:
+    axis = layout(layered()).yaxis
+    assert list(axis.ticktext) == ["input", "L0", "logits"]
+    assert list(axis.tickvals) == [0, 1, 2]
+
+
+def test_a_layered_graph_without_edges_can_be_drawn() -> None:
+    figure = plots.layered_graph(
+        ["input"],
+        np.zeros((1, 2)),
+        np.zeros((0, 2), dtype=np.int64),
+        np.zeros(0),
+        row_labels=["input"],
+        value_title="effect",
+    )
+    assert len(traces(figure)[-1].x) == 0
+
+
+def test_a_selected_edge_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ValueError, match="edge 3 does not exist; there are 3 edges"):
+        layered(selected=3)
+
+
+def test_hover_texts_of_a_layered_graph_are_one_an_edge() -> None:
+    with pytest.raises(ValueError, match="expected 3 hover texts, one an edge, found 1"):
+        layered(hover=["only one"])

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 TEMPLATE = "workbench"
 DIVERGING = "RdBu"
@@ -42,6 +42,9 @@ _MOST_SVG_MARKERS = 2_500
 _MOST_GAPS = 64
 _ROW_PIXELS = (16, 46)
 _HEIGHTS = (240, 900)
+# Points that draw one curved edge, and different widths of edges.
+_CURVE_POINTS = 13
+_WIDTHS = 6
 
 Cell = tuple[int, int]
 Scale = Literal["diverging", "sequential"]
@@ -228,6 +231,56 @@ def bars(
     return figure
 
 
+def layered_graph(
+    nodes: Sequence[str],
+    places: Float[np.ndarray, "node axis"],
+    links: Int[np.ndarray, "edge end"],
+    values: Float[np.ndarray, " edge"],
+    *,
+    row_labels: Sequence[str],
+    value_title: str,
+    hover: Sequence[str] | None = None,
+    selected: int | None = None,
+) -> go.Figure:
+    """Draw nodes in rows with weighted edges from lower to higher ones, every edge clickable.
+
+    Args:
+        nodes: One plotly text a node.
+        places: Column and row of each node; row 0 is at the bottom.
+        links: For each edge the indices of the node that it leaves and of the one that it enters.
+            Edges between the same two nodes are drawn side by side.
+        values: Colour (red below zero, blue above) and width of each edge.
+        row_labels: One plotly text a row, bottom to top.
+        value_title: What the colour means, with its unit.
+        hover: One plotly text an edge, for its hover box.
+        selected: Edge to mark.
+
+    Returns:
+        The figure. Its last trace holds one marker an edge, in their order, with the index of the
+        edge as custom data: what a click reports.
+
+    Raises:
+        ValueError: If places, values or hover texts do not fit the nodes and edges, or the selected
+            edge does not exist.
+    """
+    _check_links(nodes, places, links, values, hover=hover, selected=selected)
+    reach = float(np.abs(values).max()) if values.size and np.abs(values).max() > 0 else 1.0
+    curves = _curves(places, links)
+    figure = go.Figure(_link_traces(curves, values / reach))
+    if selected is not None:
+        x, y = curves[selected].T
+        for colour, width in (("#ffffff", 9), ("#111111", 5)):
+            mark = {"color": colour, "width": width}
+            figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=mark, hoverinfo="skip"))
+    figure.add_trace(_node_markers(nodes, places))
+    figure.add_trace(_link_markers(curves, values, reach, value_title, hover))
+    pixels = float(np.clip(140 + 52 * len(row_labels), *_HEIGHTS))
+    figure.update_layout(template=TEMPLATE, height=pixels, showlegend=False, dragmode=False)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(showgrid=False, zeroline=False, **_ticks(row_labels))
+    return figure
+
+
 def on_page(figure: go.Figure, theme: str | None) -> go.Figure:
     """Copy a figure with its text in the colour that a page's theme needs.
 
@@ -376,6 +429,98 @@ def _band(x: np.ndarray, bounds: np.ndarray, colour: str) -> list[go.Scatter]:
         go.Scatter(x=x, y=bounds[0], hoverinfo="skip", **hidden),
         go.Scatter(x=x, y=bounds[1], hoverinfo="skip", fill="tonexty", fillcolor=fill, **hidden),
     ]
+
+
+def _check_links(
+    nodes: Sequence[str],
+    places: np.ndarray,
+    links: np.ndarray,
+    values: np.ndarray,
+    *,
+    hover: Sequence[str] | None,
+    selected: int | None,
+) -> None:
+    if places.shape != (len(nodes), 2):
+        raise ValueError(f"expected {len(nodes)} places of two numbers, found {places.shape}")
+    if links.shape != (len(values), 2):
+        raise ValueError(f"expected two ends for each of {len(values)} values, found {links.shape}")
+    if hover is not None and len(hover) != len(values):
+        raise ValueError(f"expected {len(values)} hover texts, one an edge, found {len(hover)}")
+    if selected is not None and not 0 <= selected < len(values):
+        raise ValueError(f"edge {selected} does not exist; there are {len(values)} edges")
+
+
+def _curves(places: np.ndarray, links: np.ndarray) -> list[np.ndarray]:
+    """Points along each edge: a bend keeps it off the nodes between and off its neighbours."""
+    t = np.linspace(0, 1, _CURVE_POINTS)[:, None]
+    many: dict[tuple[int, int], int] = {}
+    curves: list[np.ndarray] = []
+    for start, end in links:
+        nth = many[start, end] = many.get((start, end), -1) + 1
+        a, b = places[start], places[end]
+        # Sideways, further the more rows the edge passes; parallel edges fan out by a step each.
+        bend = 0.12 * max(abs(b[1] - a[1]) - 1, 0) + 0.35 * nth
+        middle = (a + b) / 2 + np.array([bend, 0.0])
+        curves.append((1 - t) ** 2 * a + 2 * t * (1 - t) * middle + t**2 * b)
+    return curves
+
+
+def _link_traces(curves: list[np.ndarray], shares: np.ndarray) -> list[go.Scatter]:
+    """Edges of one sign and width share a trace: a browser draws a few traces at once, not many."""
+    widths = np.ceil(np.abs(shares) * _WIDTHS).clip(1)
+    gap = np.full((1, 2), np.nan)
+    traces: list[go.Scatter] = []
+    for width in range(1, _WIDTHS + 1):
+        for negative, colour in ((False, COLOURS[0]), (True, COLOURS[1])):
+            chosen = np.flatnonzero((widths == width) & ((shares < 0) == negative))
+            if not chosen.size:
+                continue
+            points = np.concatenate([np.concatenate([curves[i], gap]) for i in chosen])
+            line = {"color": colour, "width": width}
+            style: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip", "opacity": 0.75}
+            traces.append(go.Scatter(x=points[:, 0], y=points[:, 1], line=line, **style))
+    return traces
+
+
+def _node_markers(nodes: Sequence[str], places: np.ndarray) -> go.Scatter:
+    return go.Scatter(
+        x=places[:, 0],
+        y=places[:, 1],
+        mode="markers+text",
+        text=list(nodes),
+        textposition="middle right",
+        marker={"size": 13, "color": _GREY, "line": {"color": "#ffffff", "width": 1}},
+        hoverinfo="text",
+    )
+
+
+def _link_markers(
+    curves: list[np.ndarray],
+    values: np.ndarray,
+    reach: float,
+    title: str,
+    hover: Sequence[str] | None,
+) -> go.Scatter:
+    """A marker on each edge, above its middle, where fewer edges cross than at their ends."""
+    at = np.array([curve[_CURVE_POINTS * 2 // 3] for curve in curves]).reshape(-1, 2)
+    return go.Scatter(
+        x=at[:, 0],
+        y=at[:, 1],
+        mode="markers",
+        marker={
+            "size": 8,
+            "color": values,
+            "colorscale": DIVERGING,
+            "cmin": -reach,
+            "cmax": reach,
+            "line": {"color": _GREY, "width": 1},
+            "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12},
+        },
+        customdata=list(range(len(curves))),
+        text=None if hover is None else list(hover),
+        hovertemplate="%{text}<extra></extra>" if hover is not None else "%{marker.color:.4g}",
+        showlegend=False,
+    )
 
 
 def _register_template() -> None:

@@ -21,6 +21,7 @@ import shutil
 import tempfile
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -59,6 +60,7 @@ class Provenance:
         weight_processing: What was done to the weights after reading ("none" as stored).
         wall_time: Seconds.
         created: When, UTC, ISO 8601.
+        notes: What a reader must know about how it was computed.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Provenance:
     weight_processing: str
     wall_time: float
     created: str
+    notes: tuple[str, ...] = ()
 
 
 def provenance(
@@ -81,6 +84,7 @@ def provenance(
     parameters: dict[str, Any],
     seed: int,
     wall_time: float,
+    notes: Sequence[str] = (),
 ) -> Provenance:
     """Describe a run that has just ended.
 
@@ -90,6 +94,7 @@ def provenance(
         parameters: Every argument that changes numbers; JSON types only.
         seed: Its seed.
         wall_time: Seconds.
+        notes: What a reader must know about how it was computed.
 
     Returns:
         The provenance, with versions, device and time filled in.
@@ -107,6 +112,7 @@ def provenance(
         weight_processing=source.processing,
         wall_time=wall_time,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        notes=tuple(notes),
     )
 
 

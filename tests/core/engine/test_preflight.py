@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from tests import hand_wired
 from workbench import ContrastPairs
-from workbench.core.engine import preflight, running, sites
+from workbench.core.engine import cells, plain, preflight, running, sites
 from workbench.core.models import sources
 
 
@@ -39,7 +39,7 @@ def test_everything_is_well_on_a_bundled_model(
     outcome = preflight.check(
         model, pairs, site=site, progress=lambda fraction, note: notes.append((fraction, note))
     )
-    assert [check.status for check in outcome.checks] == ["ok"] * 7
+    assert [check.status for check in outcome.checks] == ["ok"] * 8
     assert [check.name for check in outcome.checks] == [
         "alignment",
         "answers",
@@ -47,6 +47,7 @@ def test_everything_is_well_on_a_bundled_model(
         "batch equals single",
         "is the real model",
         "hooks fired",
+        "way of running",
         "time and memory",
     ]
     assert outcome.passed and outcome.normalisable
@@ -181,18 +182,18 @@ class TestRealModel:
 @pytest.mark.parametrize(
     ("site", "positions", "ablation", "expected"),
     [
-        ("resid_pre", "each", None, 2 + 4 * 4),
-        ("z", "each", None, 2 + 4 * 4 * 4),
-        ("z", "all", None, 2 + 16),
-        ("resid_pre", "each", "zero", 2 + 4 * 6),
-        ("resid_pre", "each", "mean", 4 + 4 * 6),
-        ("resid_pre", "all", "resample", 3 + 4),
+        ("resid_pre", "each", None, 4 * 4),
+        ("z", "each", None, 4 * 4 * 4),
+        ("z", "all", None, 4 * 4),
+        ("resid_pre", "each", "zero", 4 * 6),
+        ("resid_pre", ("last token", "the subject"), None, 4 * 2),
+        ("resid_pre", "all", "resample", 4),
     ],
 )
-def test_the_estimate_counts_the_forward_passes_that_are_run(
+def test_the_estimate_counts_the_patched_runs_of_the_plain_way(
     model: TransformerBridge,
     site: str,
-    positions: str,
+    positions: Any,
     ablation: str | None,
     expected: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -200,20 +201,55 @@ def test_the_estimate_counts_the_forward_passes_that_are_run(
     from analyses import activation_patching
 
     pairs = ContrastPairs.from_task(model, "agreement", n=6)
-    assert (pairs.first_differences() == 2).all()
+    assert set(pairs.first_differences()) <= {1, 2}
     options: dict[str, Any] = {"site": site, "positions": positions, "ablation": ablation}
     checks = preflight.check(model, pairs, **options)
-    assert checks.forward_passes == expected
+    assert checks.runs == expected
     assert checks.seconds > 0 and checks.megabytes > 0
     count = 0
-    plain = running.run
+    logits = plain.Batch.logits
 
-    def counted(*arguments: Any, **keywords: Any) -> torch.Tensor:
+    def counted(*arguments: Any) -> torch.Tensor:
         nonlocal count
         count += 1
-        return plain(*arguments, **keywords)
+        return logits(*arguments)
 
-    monkeypatch.setattr(running, "run", counted)
+    monkeypatch.setattr(plain.Batch, "logits", counted)
     direction = "denoising" if ablation is None else "noising"
-    activation_patching.patch(model, pairs, direction=direction, checks=checks, **options)
+    activation_patching.patch(
+        model, pairs, direction=direction, checks=checks, engine="plain", **options
+    )
     assert count == expected
+
+
+def test_what_is_recomputed_is_worth_fewer_passes_than_there_are_cells(
+    model: TransformerBridge, pairs: ContrastPairs
+) -> None:
+    """A run costs its rows: 4 of 6 positions at the first difference, down to 1 at the last."""
+    columns = cells.columns(pairs, "each")
+    assert (pairs.first_differences() == 2).all()
+    runs, equivalents = preflight._work(model, pairs, columns, [0, 1, 2, 3], own=True)
+    assert runs == 16
+    layers = 1 + 3 / 4 + 2 / 4 + 1 / 4
+    assert equivalents == pytest.approx(layers * (4 + 3 + 2 + 1) / 6)
+
+
+def test_a_model_that_runs_the_plain_way_says_why(pairs: ContrastPairs) -> None:
+    model = workbench.load_model("grammar-4l", dtype=torch.bfloat16)
+    check = found("way of running", model, pairs)
+    assert check.detail.startswith("one forward pass a cell, since in this model its bfloat16")
+
+
+def test_unequal_pairs_say_how_they_are_aligned(model: TransformerBridge) -> None:
+    pairs = ContrastPairs.from_text(
+        model,
+        ["The boxes near the chair"],
+        ["The box near the old chair"],
+        ["are"],
+        ["is"],
+        align=True,
+    )
+    check = preflight._alignment(pairs)
+    assert check.status == "ok"
+    assert check.detail.startswith("1 pairs of different length, aligned (6 to 7 tokens)")
+    assert "tokens without a partner, which are not patched: 1" in check.detail

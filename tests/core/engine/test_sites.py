@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired
+from tests import families
 from workbench.core.engine import running, sites
 
-D_MODEL, HEADS, LAYERS = 16, 4, 2
 EXACT = 1e-5
-FAMILIES: dict[str, Any] = {
-    "gpt2": transformers.GPT2Config(
-        vocab_size=16, n_positions=16, n_embd=D_MODEL, n_layer=LAYERS, n_head=HEADS
-    ),
-    "llama": transformers.LlamaConfig(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=2,
-        max_position_embeddings=16,
-    ),
-    # Attention and MLP read the same residual stream side by side.
-    "pythia": transformers.GPTNeoXConfig(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        max_position_embeddings=16,
-    ),
-}
 TOKENS = torch.tensor([[1, 2, 3, 4], [5, 4, 3, 2]])
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=families.CONFIGS)
 def model(request: pytest.FixtureRequest) -> TransformerBridge:
     """A bridge around a small Hugging Face model whose every parameter is random."""
-    config = FAMILIES[request.param]
-    network = transformers.AutoModelForCausalLM.from_config(config)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return TransformerBridge.boot_transformers(
-        request.param,
-        hf_model=network.eval(),
-        tokenizer=hand_wired.word_tokenizer(hand_wired.WORDS, bos=False),
-    ).eval()
+    return families.bridge(request.param)
 
 
 def noise_for(value: torch.Tensor) -> torch.Tensor:
@@ -98,7 +61,7 @@ def test_a_head_is_edited_before_the_output_projection(model: TransformerBridge)
     name = sites.SITES["z"].hook_name(0)
     output = sites.SITES["attn_out"].hook_name(0)
     _, plain = running.run_and_keep(model, TOKENS, [name, output])
-    assert plain[name].shape == (2, 4, HEADS, D_MODEL // HEADS)
+    assert plain[name].shape == (2, 4, families.HEADS, model.cfg.d_head)
     seen: list[torch.Tensor] = []
 
     def keep(value: torch.Tensor) -> torch.Tensor:

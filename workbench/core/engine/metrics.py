@@ -6,6 +6,8 @@
 - cross_entropy: −log of the correct answers' total probability, in nats
 - rank: place of the best correct answer among all tokens; 0 is the top
 
+A user's own function of the same arguments works everywhere in place of a name.
+
 Every one is larger-is-better or smaller-is-better by its own nature; normalised effects do not
 depend on that, since numerator and denominator share the sign.
 """
@@ -13,8 +15,9 @@ depend on that, since numerator and denominator share the sign.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,6 +45,18 @@ class Targets:
     wrong: Int[torch.Tensor, "batch wrong_answer"]
     has_wrong: Bool[torch.Tensor, "batch wrong_answer"]
     clean_log_probs: Float[torch.Tensor, "batch d_vocab"]
+
+    def rows(self, prompts: Int[torch.Tensor, " run"]) -> Targets:
+        """What runs of some of the prompts are measured against."""
+        fields = dataclasses.fields(self)
+        return Targets(*(getattr(self, field.name).index_select(0, prompts) for field in fields))
+
+    def among_answers(self) -> tuple[Int[torch.Tensor, " token"], Targets]:
+        """The tokens that are anybody's answer, and the same targets with these as vocabulary."""
+        tokens = torch.cat([self.answers.flatten(), self.wrong.flatten()]).unique()
+        answers, wrong = (torch.searchsorted(tokens, ids) for ids in (self.answers, self.wrong))
+        none = self.clean_log_probs[:, :0]
+        return tokens, Targets(answers, self.has_answer, wrong, self.has_wrong, none)
 
 
 def targets(
@@ -118,7 +133,78 @@ def rank(logits: Logits, targets: Targets) -> PerPrompt:
     return (logits > chosen.max(1, keepdim=True).values).sum(1).to(logits.dtype)
 
 
-METRICS: dict[str, Callable[[Logits, Targets], PerPrompt]] = {
+Function = Callable[[Logits, Targets], PerPrompt]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A metric as it is computed.
+
+    Attributes:
+        name: What to call it; with a user's function also which version of it.
+        function: The scalar of each prompt, of logits at the answer position.
+        unit: Its unit.
+        answers_only: Whether the answers' logits determine it. Everything else needs the logits of
+            the whole vocabulary, which takes longer than a layer of a small model.
+    """
+
+    name: str
+    function: Function
+    unit: str
+    answers_only: bool
+
+
+def find(metric: str | Function) -> Measure:
+    """A metric by name, or a user's own.
+
+    Args:
+        metric: One of `METRICS`, or a function of (logits [batch, d_vocab] at the last position,
+            targets) that gives one number a prompt.
+
+    Returns:
+        The metric.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if callable(metric):
+        return Measure(_signed(metric), metric, "own unit", answers_only=False)
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}; expected one of {', '.join(METRICS)}")
+    return Measure(metric, METRICS[metric], UNITS[metric], metric in NEEDS_WRONG_ANSWERS)
+
+
+def _signed(function: Function) -> str:
+    """Name of a function with a mark of its code, so that two versions are told apart."""
+    code = getattr(function, "__code__", None)
+    content = repr(function) if code is None else f"{code.co_code!r}{code.co_consts!r}"
+    mark = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return f"{getattr(function, '__name__', 'own metric')} ({mark})"
+
+
+def values(measure: Measure, logits: Logits, targets: Targets) -> Float[np.ndarray, " batch"]:
+    """A metric of some logits, on the host.
+
+    Raises:
+        ValueError: If a user's function does not give one number a prompt.
+    """
+    found: Any = measure.function(logits.float(), targets)
+    if not isinstance(found, torch.Tensor) or found.shape != logits.shape[:1]:
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise ValueError(
+            f"the metric {measure.name} gave {shape} for {len(logits)} prompts; expected one "
+            "number a prompt"
+        )
+    # Some accelerators have no float64.
+    return found.detach().cpu().double().numpy()
+
+
+def unit(name: str) -> str:
+    """Unit of a metric by the name that a result keeps."""
+    return UNITS.get(name, "own unit")
+
+
+METRICS: dict[str, Function] = {
     "logit_difference": logit_difference,
     "probability": probability,
     "kl_divergence": kl_divergence,

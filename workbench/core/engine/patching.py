@@ -1,73 +1,84 @@
-"""Exact patching of every cell of a site: one forward pass a cell, through TransformerLens hooks.
+"""Exact patching of every cell of a site, as fast as the model allows.
 
 1. Run clean and corrupted prompts of one length as a batch, and keep the site's activations.
-2. For each cell, run the base prompts again with the source's activation written over that cell.
+2. For each cell (`cells`), run the base prompts again with what the intervention writes there
+   (`interventions`).
 3. Measure every run at the last position, prompt by prompt.
 
-Denoising takes clean activations into the corrupted prompts, noising corrupted ones into the clean
-prompts. In a causal model nothing before the first difference of a pair differs between its runs,
-so patching there changes nothing: those cells get the unpatched value itself instead of a run.
+The fast way (`fast`) takes a decoder apart and recomputes only what a cell changes, many cells at
+once; the plain way (`plain`) is one forward pass of the bridge a cell. They give the same numbers;
+what the fast way does not know runs the plain way, and the result says so and why.
 
-An ablation takes away what a cell carries in the clean prompts, instead of bringing in its own
-corrupted activation: zero; the mean over clean and corrupted prompts of that length, position by
-position, or over the tokens of reference texts; or the corrupted activation of another prompt.
+In a causal model nothing before the first difference of a pair differs between its runs, so
+patching there changes nothing: those cells get the unpatched value itself instead of a run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
-from workbench.core.engine import metrics, preflight, running, sites
-from workbench.core.prompts import tokenization
+from workbench.core.engine import (
+    budget,
+    cells,
+    decoder,
+    fast,
+    interventions,
+    metrics,
+    plain,
+    preflight,
+    running,
+)
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from workbench.core.prompts.pairs import ContrastPairs
 
-
-ABLATIONS = ("zero", "mean", "resample")
+Intervention = interventions.Intervention
+FAST = "recomputing only what each patch changes, from the model's parts"
 
 
 @dataclasses.dataclass(frozen=True)
-class Intervention:
-    """What is put where.
+class Measured:
+    """Metric of every prompt in every patched run, and in the two baselines.
 
     Attributes:
-        denoising: Clean activations into corrupted prompts; otherwise into clean prompts.
-        ablation: One of `ABLATIONS`, into clean prompts; None for the prompt's own activation.
-        reference: Texts whose tokens a mean ablation averages over, BOS left out; without any it
-            averages over the pairs themselves, position by position.
-        seed: Which other prompt a resample ablation takes.
+        patched: Metric in each patched run; NaN where a cell was not asked for.
+        clean: Metric of each clean prompt.
+        corrupted: Metric of each corrupted prompt.
+        engine: How it was computed: `FAST`, or "one forward pass a cell, because …".
     """
 
-    denoising: bool = True
-    ablation: str | None = None
-    reference: tuple[str, ...] = ()
-    seed: int = 0
+    patched: Float[np.ndarray, "prompt slot column"]
+    clean: Float[np.ndarray, " prompt"]
+    corrupted: Float[np.ndarray, " prompt"]
+    engine: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Swept:
-    """Metric of every prompt in every patched run, and in the two baselines.
+    """Metric of every prompt in every patched run of a site, and in the two baselines.
 
     Attributes:
-        axes: What the cells are indexed by, in order, out of layer, position, and head or group.
-        patched: Metric in each patched run.
+        axes: What the cells are indexed by, in order, out of layer, position (with patterns query
+            and key), and head, group, neuron, direction or latent.
+        patched: Metric in each patched run; NaN where a cell was not asked for.
         clean: Metric of each clean prompt.
         corrupted: Metric of each corrupted prompt.
+        engine: How it was computed.
     """
 
     axes: tuple[str, ...]
     patched: Float[np.ndarray, "prompt *cell"]
     clean: Float[np.ndarray, " prompt"]
     corrupted: Float[np.ndarray, " prompt"]
+    engine: str
 
 
 def sweep(
@@ -75,240 +86,241 @@ def sweep(
     pairs: ContrastPairs,
     *,
     site: str,
-    metric: str,
+    metric: str | metrics.Function,
     intervention: Intervention,
-    each_position: bool,
-    batch_size: int,
+    positions: cells.Positions = "each",
+    layers: Sequence[int] | None = None,
+    only: Iterable[tuple[int, ...]] | None = None,
+    memory: float = budget.DEFAULT_MEGABYTES,
+    batch_size: int | None = None,
+    engine: str = "auto",
     progress: running.Progress = running.no_progress,
 ) -> Swept:
     """Patch every cell of a site, one at a time.
 
     Args:
         model: Any bridge.
-        pairs: Clean and corrupted prompts; of one length if each position is patched by itself.
+        pairs: Clean and corrupted prompts.
         site: One of `sites.SITES`.
-        metric: One of `metrics.METRICS`.
+        metric: One of `metrics.METRICS`, or a user's function.
         intervention: What is put where.
-        each_position: Patch one position at a time; otherwise all at once.
-        batch_size: Most prompts in one forward pass.
-        progress: Called before each forward pass; may raise to cancel.
+        positions: Where; see `cells.columns`.
+        layers: Which layers; None for all.
+        only: Cells to measure, as indices of the result's axes; the rest is NaN. None for all.
+        memory: Most megabytes beside the model.
+        batch_size: Most prompts in one forward pass; None for what the memory allows.
+        engine: "auto", "fast" or "plain".
+        progress: Called again and again with the fraction done; may raise to cancel.
 
     Returns:
         The metric everywhere.
 
     Raises:
-        ValueError: If site or metric are unknown, logits are not finite, or another prompt's
+        ValueError: If an argument is unknown, logits are not finite, or another prompt's
             activation is asked for where there is no other prompt of that length.
     """
-    place, names = sites.resolve(model, site)
-    axes = tuple(axis for axis in place.axes if each_position or axis != "position")
-    length = len(pairs.clean_tokens[0])
-    sizes = {"layer": len(names), "position": length, place.part: place.parts(model)}
-    shape = tuple(sizes[axis] for axis in axes)
-    batches = [
-        group[start : start + batch_size]
-        for group in pairs.groups()
-        for start in range(0, len(group), batch_size)
-    ]
-    source = Source(model, pairs, names, intervention, batch_size)
-    n = len(pairs)
-    patched, clean, corrupted = np.empty((n, *shape)), np.empty(n), np.empty(n)
-    for i, indices in enumerate(batches):
-        batch = _Batch(model, pairs, indices, names, metric=metric, source=source)
-        clean[indices], corrupted[indices] = batch.clean, batch.corrupted
-        for j, cell in enumerate(itertools.product(*map(range, shape))):
-            done = (i + j / max(1, int(np.prod(shape)))) / len(batches)
-            progress(done, f"cell {j + 1} of {int(np.prod(shape))}")
-            at = dict(zip(axes, cell, strict=True))
-            patched[(indices, *cell)] = batch.patched(
-                at["layer"], at.get("position"), at.get(place.part or "")
-            )
-    return Swept(axes, patched, clean, corrupted)
+    place = cells.place(model, site)
+    slots, columns = cells.slots(model, place, layers), cells.columns(pairs, positions)
+    parts = cells.parts(model, place)
+    layers_in_all = len(slots) // len(parts)
+    cube = (len(slots), len(columns))
+    wanted = None
+    if only is not None:
+        # The index of each slot and column, where the result has it.
+        index = np.arange(len(slots) * len(columns)).reshape(1, *cube)
+        _, place_of = arranged(index, place, positions, layers_in_all)
+        wanted = np.zeros(cube, dtype=bool)
+        wanted.flat[[int(place_of[0][tuple(cell)]) for cell in only]] = True
+    measured = measure(
+        model,
+        pairs,
+        place=place,
+        slots=slots,
+        columns=columns,
+        wanted=wanted,
+        metric=metrics.find(metric),
+        intervention=intervention,
+        memory=memory,
+        batch_size=batch_size,
+        engine=engine,
+        progress=progress,
+    )
+    axes, patched = arranged(measured.patched, place, positions, layers_in_all)
+    return Swept(axes, patched, measured.clean, measured.corrupted, measured.engine)
 
 
-def replacement(
-    source: torch.Tensor, position: int | None = None, part: int | None = None
-) -> running.HookFunction:
-    """A hook function that writes another run's activation over a position, a head, or both.
+def arranged(
+    patched: Num[np.ndarray, "prompt slot column"],
+    place: cells.Place,
+    positions: cells.Positions,
+    layers: int,
+) -> tuple[tuple[str, ...], Num[np.ndarray, "prompt *cell"]]:
+    """The slots and columns of every part of some layers on the axes of a site.
 
     Args:
-        source: The other run's activation at the same hook point.
-        position: Which position; None for all.
-        part: Which head or group; None for all, or where the site has none.
+        patched: One number a prompt, slot and column.
+        place: What was patched.
+        positions: Where.
+        layers: In how many layers.
 
     Returns:
-        The function, which leaves its argument as it is and returns a patched copy.
+        Names of the axes after the prompts, and the numbers on them.
     """
-    where = (slice(None), slice(None) if position is None else position)
-    index = where if part is None else (*where, part)
-
-    def replace(activation: torch.Tensor) -> torch.Tensor:
-        patched = activation.clone()
-        patched[index] = source[index]
-        return patched
-
-    return replace
-
-
-def _donors(pairs: ContrastPairs, intervention: Intervention) -> Int[np.ndarray, " prompt"]:
-    """For each prompt another one of its length, which a resample ablation takes from."""
-    donors = np.arange(len(pairs))
-    if intervention.ablation != "resample":
-        return donors
-    rng = np.random.default_rng(intervention.seed)
-    for group in pairs.groups():
-        if len(group) == 1:
-            raise ValueError(
-                "a resample ablation takes another prompt's activation, and there is only one "
-                f"prompt of {len(pairs.clean_tokens[group[0]])} tokens: add pairs of that length"
-            )
-        # A shift along a random order gives everybody another prompt, and each prompt once.
-        order = rng.permutation(group)
-        donors[order] = np.roll(order, 1)
-    return donors
+    n, slots, columns = patched.shape
+    _, at, *part = place.site.axes
+    where = {at: columns}
+    if positions == "pairs":
+        length = math.isqrt(columns)
+        where = {"query": length, "key": length}
+    elif positions == "all":
+        where = {}
+    parts = slots // layers
+    named = {"layer": layers, **where, **dict.fromkeys(part, parts)}
+    cube = patched.reshape(n, layers, parts, columns).swapaxes(2, 3)
+    return tuple(named), np.ascontiguousarray(cube).reshape(n, *named.values())
 
 
-def _means(
+def measure(
     model: TransformerBridge,
     pairs: ContrastPairs,
-    names: list[str],
+    *,
+    place: cells.Place,
+    slots: Sequence[cells.Slot],
+    columns: Sequence[cells.Column],
+    metric: metrics.Measure,
     intervention: Intervention,
-    batch_size: int,
-) -> dict[int, dict[str, torch.Tensor]]:
-    """Mean activations for each prompt length, of shape [1, position or 1, ...]."""
-    if intervention.ablation != "mean":
-        return {}
-    lengths = [len(pairs.clean_tokens[group[0]]) for group in pairs.groups()]
-    if intervention.reference:
-        return dict.fromkeys(lengths, _reference_means(model, names, intervention.reference))
-    means: dict[int, dict[str, torch.Tensor]] = {}
-    for length, group in zip(lengths, pairs.groups(), strict=True):
-        totals = dict.fromkeys(names, torch.zeros(()))
-        for start in range(0, len(group), batch_size):
-            for tokens in pairs.batch(group[start : start + batch_size]):
-                _, kept = running.run_and_keep(model, tokens, names)
-                totals = {name: totals[name] + kept[name].sum(0, keepdim=True) for name in names}
-        means[length] = {name: total / (2 * len(group)) for name, total in totals.items()}
-    return means
+    wanted: Bool[np.ndarray, "slot column"] | None = None,
+    memory: float = budget.DEFAULT_MEGABYTES,
+    batch_size: int | None = None,
+    engine: str = "auto",
+    progress: running.Progress = running.no_progress,
+) -> Measured:
+    """Patch any cells, one at a time; `sweep` with its cells spelt out.
+
+    Args:
+        model: Any bridge.
+        pairs: Clean and corrupted prompts.
+        place: What is patched.
+        slots: Layer and part of each row of the result.
+        columns: Where, for each column of the result.
+        metric: What is measured.
+        intervention: What is put where.
+        wanted: Which cells to measure; None for all.
+        memory: Most megabytes beside the model.
+        batch_size: Most prompts in one forward pass; None for what the memory allows.
+        engine: "auto" for the fast way where it is possible; "fast" or "plain".
+        progress: Called again and again with the fraction done; may raise to cancel.
+
+    Returns:
+        The metric everywhere.
+
+    Raises:
+        ValueError: As for `sweep`.
+    """
+    _require(pairs, place, columns, intervention, memory)
+    asked = np.ones((len(slots), len(columns)), bool) if wanted is None else wanted
+    layers = sorted({layer for layer, _ in slots})
+    runner, how = _runner(model, pairs, place, layers, metric, memory, engine)
+    batches = _batches(model, pairs, memory, batch_size, kept_logits=how != FAST)
+    largest = max(map(len, batches))
+    source = interventions.Source(model, pairs, intervention, runner.read, largest)
+    n = len(pairs)
+    patched = np.full((n, *asked.shape), np.nan)
+    clean, corrupted = np.empty(n), np.empty(n)
+    cells_in_all, done = max(1, int(asked.sum()) * len(batches)), 0
+    first = _first_reached(model, pairs, intervention)
+    for indices in batches:
+        progress(done / cells_in_all, f"{len(indices)} prompts unpatched")
+        batch = runner.batch(indices, source)
+        clean[indices], corrupted[indices] = batch.clean, batch.corrupted
+        unpatched = (batch.clean, batch.corrupted)[source.ends[0]]
+        out = np.where(asked, unpatched[:, None, None], np.nan)
+        where = [_reaching(cells.spots(c, indices, source.ends), first[indices]) for c in columns]
+        for more in batch.fill(out, slots, where, [column.key for column in columns], asked):
+            done += more
+            progress(done / cells_in_all, f"cell {done} of {cells_in_all}")
+        patched[indices] = out
+    return Measured(patched, clean, corrupted, how)
 
 
-def _reference_means(
-    model: TransformerBridge, names: list[str], texts: tuple[str, ...]
-) -> dict[str, torch.Tensor]:
-    """Mean activation over every token of some texts, without the BOS where there is one."""
-    totals = dict.fromkeys(names, torch.zeros(()))
-    count = 0
-    for text in texts:
-        ids = tokenization.encode(model, text)
-        start = int(len(ids) > len(tokenization.bare(model, text)))
-        _, kept = running.run_and_keep(model, torch.tensor([ids]), names)
-        sums = {name: kept[name][:, start:].sum(1, keepdim=True) for name in names}
-        totals = {name: totals[name] + sums[name] for name in names}
-        count += len(ids) - start
-    return {name: total / count for name, total in totals.items()}
+def _require(
+    pairs: ContrastPairs,
+    place: cells.Place,
+    columns: Sequence[cells.Column],
+    intervention: Intervention,
+    memory: float,
+) -> None:
+    pattern = place.site.kind == "pattern"
+    if pattern and pairs.aligned:
+        raise ValueError(
+            "attention patterns of prompts of different length have different keys, so one cannot "
+            "be written over the other: patch q and k, or use pairs of equal length"
+        )
+    if pattern and intervention.reference:
+        raise ValueError(
+            "attention patterns of reference texts have keys of their own, so there is no mean "
+            "over them: leave out the reference texts"
+        )
+    if not pattern and any(column.key is not None for column in columns):
+        raise ValueError(
+            f"positions='pairs' (of a query and a key) is for patterns, and not for "
+            f"{place.site.kind}"
+        )
+    if not memory > 0:
+        raise ValueError(f"memory = {memory}; expected a number of megabytes above 0")
 
 
-class Source:
-    """What an intervention writes over a cell, for any prompts of a set of pairs."""
-
-    def __init__(
-        self,
-        model: TransformerBridge,
-        pairs: ContrastPairs,
-        names: list[str],
-        intervention: Intervention,
-        batch_size: int,
-    ) -> None:
-        """Find what depends on all prompts: the means, and who takes from whom.
-
-        Args:
-            model: Any bridge.
-            pairs: The prompts.
-            names: Hook points that may be written over.
-            intervention: What is put where.
-            batch_size: Most prompts in one forward pass.
-
-        Raises:
-            ValueError: If another prompt's activation is asked for and there is none.
-        """
-        self._model, self._pairs, self._names = model, pairs, names
-        self.intervention = intervention
-        self._donors = _donors(pairs, intervention)
-        self._means = _means(model, pairs, names, intervention, batch_size)
-
-    def written(
-        self,
-        indices: Int[np.ndarray, " batch"],
-        clean: dict[str, torch.Tensor],
-        corrupted: dict[str, torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
-        """Activations to write, by hook point.
-
-        Args:
-            indices: Prompts of one length.
-            clean: Their activations in the clean run.
-            corrupted: Their activations in the corrupted run.
-
-        Returns:
-            One activation a prompt.
-        """
-        ablation = self.intervention.ablation
-        if ablation == "zero":
-            return {name: torch.zeros_like(value) for name, value in clean.items()}
-        if ablation == "resample":
-            others = self._pairs.batch(self._donors[indices])[1]
-            return running.run_and_keep(self._model, others, self._names)[1]
-        if ablation == "mean":
-            means = self._means[len(self._pairs.clean_tokens[indices[0]])]
-            return {name: means[name].expand_as(value) for name, value in clean.items()}
-        return clean if self.intervention.denoising else corrupted
+def _runner(  # noqa: PLR0913, PLR0917 -- the arguments of `measure`
+    model: TransformerBridge,
+    pairs: ContrastPairs,
+    place: cells.Place,
+    layers: Sequence[int],
+    metric: metrics.Measure,
+    memory: float,
+    engine: str,
+) -> tuple[fast.Runner | plain.Runner, str]:
+    """The fast way if it is possible, and how it is done in words."""
+    if engine not in ("auto", "fast", "plain"):
+        raise ValueError(f"engine = {engine!r}; expected 'auto', 'fast' or 'plain'")
+    why = "it was asked for"
+    if engine != "plain":
+        try:
+            return fast.Runner(model, pairs, place, layers, metric, memory), FAST
+        except decoder.NotTakenApart as error:
+            if engine == "fast":
+                raise
+            why = f"{model.cfg.model_name!r} cannot be taken apart: {error}"
+    return plain.Runner(model, pairs, place, layers, metric), f"one forward pass a cell: {why}"
 
 
-class _Batch:
-    """Prompts of one length: their two baseline runs, and any cell of them patched."""
+def _batches(
+    model: TransformerBridge,
+    pairs: ContrastPairs,
+    memory: float,
+    batch_size: int | None,
+    *,
+    kept_logits: bool,
+) -> list[Int[np.ndarray, " batch"]]:
+    """Prompts of one length that are run together."""
+    found: list[np.ndarray] = []
+    for group in pairs.groups():
+        length = max(pairs.lengths(int(group[0])))
+        size = budget.prompts(model.cfg, length, memory, kept_logits=kept_logits)
+        size = min(size, batch_size or size)
+        found += [group[start : start + size] for start in range(0, len(group), size)]
+    return found
 
-    def __init__(
-        self,
-        model: TransformerBridge,
-        pairs: ContrastPairs,
-        indices: Int[np.ndarray, " batch"],
-        names: list[str],
-        *,
-        metric: str,
-        source: Source,
-    ) -> None:
-        self._model, self._names, self._metric = model, names, metric
-        clean, corrupted = pairs.batch(indices)
-        clean_logits, clean_kept = running.run_and_keep(model, clean, names)
-        corrupted_logits, corrupted_kept = running.run_and_keep(model, corrupted, names)
-        self._targets = metrics.targets(pairs, indices, clean_logits[:, -1])
-        self.clean, self.corrupted = self._measure(clean_logits), self._measure(corrupted_logits)
-        denoising = source.intervention.denoising
-        self._base = corrupted if denoising else clean
-        self._unpatched = self.corrupted if denoising else self.clean
-        self._source = source.written(indices, clean_kept, corrupted_kept)
-        first = pairs.first_differences()[indices]
-        # Only a prompt's own other run is known to agree with it before the first difference.
-        own = source.intervention.ablation is None and preflight.is_causal(model)
-        self._first = first if own else np.zeros_like(first)
 
-    def patched(
-        self, layer: int, position: int | None, part: int | None
-    ) -> Float[np.ndarray, " batch"]:
-        """Metric of each prompt with one cell patched."""
-        reached = self._first <= (np.inf if position is None else position)
-        if not reached.any():
-            return self._unpatched
-        name = self._names[layer]
-        hook = replacement(self._source[name], position, part)
-        logits = running.run(self._model, self._base, {name: hook})
-        return np.where(reached, self._measure(logits), self._unpatched)
+def _first_reached(
+    model: TransformerBridge, pairs: ContrastPairs, intervention: Intervention
+) -> Int[np.ndarray, " prompt"]:
+    """First position of each prompt at which what is written can differ from what is there."""
+    first = pairs.first_differences()
+    # Only a prompt's own other run is known to agree with it before the first difference.
+    own = intervention.ablation is None and preflight.is_causal(model)
+    return first if own else np.zeros_like(first)
 
-    def _measure(
-        self, logits: Float[torch.Tensor, "batch position d_vocab"]
-    ) -> Float[np.ndarray, " batch"]:
-        last = logits[:, -1]
-        preflight.require_finite(self._model, last)
-        values = metrics.METRICS[self._metric](last.float(), self._targets)
-        # Some accelerators have no float64.
-        return values.cpu().double().numpy()
+
+def _reaching(where: cells.Spots, first: Int[np.ndarray, " batch"]) -> cells.Spots:
+    moved = where.at != where.taken
+    return where.where(moved | (where.at >= first[where.prompts]))

@@ -5,7 +5,8 @@
 3. A batch gives what its prompts give one by one (padding is where tools go silently wrong).
 4. The bridge gives what the plain model gives: is this the real model?
 5. The hooks fire, and change the activation, in every layer.
-6. How long the run will take and how much memory it needs.
+6. Whether the model can be taken apart, so that only what a patch changes is recomputed.
+7. How long the run will take and how much memory it needs.
 
 Log-probabilities are compared, not logits: folding weights shifts logits by a constant and keeps
 log-probabilities. Numbers are in the unit that each check names.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,7 +25,7 @@ import torch
 from jaxtyping import Float
 
 from workbench.core import evidence
-from workbench.core.engine import metrics, running, sites
+from workbench.core.engine import budget, cells, decoder, metrics, running, sites
 from workbench.core.models import card, sources
 from workbench.core.prompts.pairs import ContrastPairs
 
@@ -40,8 +42,6 @@ PLAIN_TOLERANCE = 1e-3
 COARSE_TOLERANCE = 0.3
 # Prompts that the comparisons of whole runs look at; more would cost time and show nothing new.
 _COMPARED = 4
-# A mean runs clean and corrupted prompts once more, another prompt's activation the corrupted ones.
-_EXTRA_PASSES: dict[str | None, int] = {"mean": 2, "resample": 1}
 _MINUTE = 60
 
 
@@ -75,15 +75,15 @@ class Preflight:
         checks: In the order in which they were made.
         normalisable: Whether clean and corrupted metrics are far enough apart to divide by.
         seconds: Estimated time of the run.
-        megabytes: Estimated memory of the run on top of the model.
-        forward_passes: How many the run needs.
+        megabytes: Most memory of the run on top of the model.
+        runs: How many patched runs of a batch of prompts there are.
     """
 
     checks: tuple[Check, ...]
     normalisable: bool
     seconds: float
     megabytes: float
-    forward_passes: int
+    runs: int
 
     @property
     def passed(self) -> bool:
@@ -100,9 +100,12 @@ def check(
     pairs: ContrastPairs,
     *,
     site: str = "resid_pre",
-    metric: str = "logit_difference",
-    positions: str = "each",
+    metric: str | metrics.Function = "logit_difference",
+    positions: cells.Positions = "each",
     ablation: str | None = None,
+    layers: Sequence[int] | None = None,
+    units: int | None = None,
+    memory: float = budget.DEFAULT_MEGABYTES,
     progress: running.Progress = running.no_progress,
 ) -> Preflight:
     """Make every check for a patching run.
@@ -112,8 +115,11 @@ def check(
         pairs: What it will be run on.
         site: Component kind that will be patched.
         metric: Scalar that will be measured.
-        positions: "each" or "all".
+        positions: Where; see `cells.columns`.
         ablation: What is ablated with, if anything; only the estimate depends on it.
+        layers: Which layers; None for all.
+        units: How many parts of these layers in all; None for every part of every layer.
+        memory: Most megabytes beside the model.
         progress: Told what is being checked.
 
     Returns:
@@ -122,11 +128,10 @@ def check(
     Raises:
         PreflightError: If the metric cannot be computed: no wrong answers where it needs them, or
             logits that are NaN or infinite.
-        ValueError: If the site is unknown, or positions do not line up and `positions` is "each".
+        ValueError: If the site is unknown, or positions do not line up and `positions` needs it.
     """
     progress(0.0, "checking the pairs")
-    if positions == "each":
-        pairs.position_labels()
+    columns = cells.columns(pairs, positions)
     found = [_alignment(pairs), _answers(pairs)]
     baseline = _Baseline(model, pairs, metric)
     found.append(baseline.check())
@@ -136,34 +141,100 @@ def check(
     found.append(_bridge_equals_plain(model, pairs))
     progress(0.8, "checking that the hooks fire")
     found.append(_hooks_fire(model, pairs, site))
-    passes = forward_passes(model, pairs, site, positions, ablation)
-    seconds = passes * baseline.seconds_per_pass
-    megabytes = _megabytes(model, pairs)
+    progress(0.9, "taking the model apart")
+    found.append(_taken_apart(model, pairs))
+    slots = _slots(model, site, layers, units)
+    fast = found[-1].value is not None
+    runs, equivalents = _work(model, pairs, columns, slots, own=ablation is None)
+    seconds = (equivalents if fast else runs) * baseline.seconds_per_pass
+    megabytes = min(_megabytes(model, pairs), memory)
     found.append(
         Check(
             "time and memory",
             "ok",
-            f"about {_duration(seconds)} for {passes:,} forward passes and {megabytes:,.0f} MB "
-            "beside the model",
+            f"about {_duration(seconds)} for {runs:,} patched runs, and at most "
+            f"{megabytes:,.0f} MB beside the model",
             seconds,
         )
     )
     progress(1.0, "checked")
-    return Preflight(tuple(found), baseline.normalisable, seconds, megabytes, passes)
+    return Preflight(tuple(found), baseline.normalisable, seconds, megabytes, runs)
 
 
-def require_metric(pairs: ContrastPairs, metric: str) -> None:
+def _slots(
+    model: TransformerBridge, site: str, layers: Sequence[int] | None, units: int | None
+) -> list[int]:
+    """Layer of each part that is patched; units are taken to be spread over the layers."""
+    place = cells.place(model, site)
+    every = [layer for layer, _ in cells.slots(model, place, layers)]
+    if units is None:
+        return every
+    chosen = sorted(set(every))
+    return [chosen[i * len(chosen) // units] for i in range(units)]
+
+
+def _work(
+    model: TransformerBridge,
+    pairs: ContrastPairs,
+    columns: Sequence[cells.Column],
+    slots: Sequence[int],
+    *,
+    own: bool,
+) -> tuple[int, float]:
+    """Patched runs in all, and how many forward passes they are worth when recomputed.
+
+    A run costs the rows at and right of its position, in the layers from its own on.
+    """
+    depth = int(model.cfg.n_layers)
+    first = pairs.first_differences() if own and is_causal(model) else np.zeros(len(pairs), int)
+    runs, equivalents = 0, 0.0
+    share_of_layers = sum((depth - layer) / depth for layer in slots)
+    for group in pairs.groups():
+        length = pairs.lengths(int(group[0]))[0]
+        for column in columns:
+            starts = [
+                max(min(at for at, _ in column.moves[int(i)]), int(first[i]))
+                for i in group
+                if any(x != y or x >= first[i] for x, y in column.moves[int(i)])
+            ]
+            runs += len(slots) * bool(starts)
+            rows = sum(length - start for start in starts)
+            equivalents += share_of_layers * rows / (length * len(group))
+    return runs, equivalents
+
+
+def _taken_apart(model: TransformerBridge, pairs: ContrastPairs) -> Check:
+    """Prove the fast way on the prompts, or say why it is not taken."""
+    try:
+        for group in pairs.groups():
+            for tokens in pairs.batch(group[:2]):
+                decoder.taken_apart(model, tokens)
+    except decoder.NotTakenApart as error:
+        return Check(
+            "way of running", "ok", f"one forward pass a cell, since in this model {error}"
+        )
+    return Check(
+        "way of running",
+        "ok",
+        "only what a patch changes is recomputed: taken apart, the model gives the same "
+        "activations and logits on these prompts",
+        1.0,
+    )
+
+
+def require_metric(pairs: ContrastPairs, metric: str | metrics.Function) -> None:
     """Check that a metric exists and that the pairs have what it needs.
 
     Raises:
         PreflightError: If not.
     """
-    if metric not in metrics.METRICS:
-        known = ", ".join(metrics.METRICS)
-        raise PreflightError(f"unknown metric {metric!r}; expected one of {known}")
-    if metric in metrics.NEEDS_WRONG_ANSWERS and not all(pairs.wrong_answers):
+    try:
+        name = metrics.find(metric).name
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+    if name in metrics.NEEDS_WRONG_ANSWERS and not all(pairs.wrong_answers):
         raise PreflightError(
-            f"{metric} compares correct with wrong answers, and these pairs have no wrong answers: "
+            f"{name} compares correct with wrong answers, and these pairs have no wrong answers: "
             "add them, or choose probability, kl_divergence, cross_entropy or rank"
         )
 
@@ -179,27 +250,6 @@ def require_finite(model: TransformerBridge, logits: torch.Tensor) -> None:
             f"{model.cfg.model_name!r} gives logits that are NaN or infinite on these prompts: its "
             "weights or its number format (half precision overflows) are the place to look"
         )
-
-
-def forward_passes(
-    model: TransformerBridge,
-    pairs: ContrastPairs,
-    site: str,
-    positions: str,
-    ablation: str | None = None,
-) -> int:
-    """Forward passes of a patching run, over all groups of equal length."""
-    place, _ = sites.resolve(model, site)
-    parts = place.parts(model)
-    first = pairs.first_differences()
-    total = 0
-    for group in pairs.groups():
-        length = len(pairs.clean_tokens[group[0]])
-        # Ablations change what is before the first difference, too.
-        start = int(first[group].min()) if is_causal(model) and ablation is None else 0
-        columns = length - start if positions == "each" else 1
-        total += 2 + _EXTRA_PASSES.get(ablation, 0) + int(model.cfg.n_layers) * parts * columns
-    return total
 
 
 def is_causal(model: TransformerBridge) -> bool:
@@ -225,9 +275,11 @@ def too_close(clean: Float[np.ndarray, " prompt"], corrupted: Float[np.ndarray, 
 class _Baseline:
     """Clean and corrupted metric of every pair, and how long a pass takes."""
 
-    def __init__(self, model: TransformerBridge, pairs: ContrastPairs, metric: str) -> None:
+    def __init__(
+        self, model: TransformerBridge, pairs: ContrastPairs, metric: str | metrics.Function
+    ) -> None:
         require_metric(pairs, metric)
-        self._metric = metric
+        self._metric = metrics.find(metric)
         self._right = 0
         self.clean = np.empty(len(pairs))
         self.corrupted = np.empty(len(pairs))
@@ -242,18 +294,17 @@ class _Baseline:
             require_finite(model, clean_logits)
             require_finite(model, corrupted_logits)
             goal = metrics.targets(pairs, group, clean_logits)
-            measure = metrics.METRICS[metric]
-            self.clean[group] = measure(clean_logits, goal).cpu().numpy()
-            self.corrupted[group] = measure(corrupted_logits, goal).cpu().numpy()
+            self.clean[group] = metrics.values(self._metric, clean_logits, goal)
+            self.corrupted[group] = metrics.values(self._metric, corrupted_logits, goal)
             self._right += int((metrics.rank(clean_logits, goal) == 0).sum())
         self.seconds_per_pass = elapsed / len(groups)
         self.normalisable = not too_close(self.clean, self.corrupted)
 
     def check(self) -> Check:
         clean, corrupted, n = self.clean.mean(), self.corrupted.mean(), len(self.clean)
-        unit = metrics.UNITS[self._metric]
+        unit = self._metric.unit
         detail = (
-            f"{self._metric.replace('_', ' ')}: clean {clean:.3f}, corrupted {corrupted:.3f} "
+            f"{self._metric.name.replace('_', ' ')}: clean {clean:.3f}, corrupted {corrupted:.3f} "
             f"{unit} (n = {n}); the clean answer is the model's top token in {self._right} of {n}"
         )
         if not self.normalisable:
@@ -264,19 +315,32 @@ class _Baseline:
 
 
 def _alignment(pairs: ContrastPairs) -> Check:
+    columns = [pairs.columns(i) for i in range(len(pairs))]
     differing = [
-        sum(a != b for a, b in zip(x, y, strict=True))
-        for x, y in zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True)
+        sum(x[a] != y[b] for a, b in matched)
+        for matched, x, y in zip(columns, pairs.clean_tokens, pairs.corrupted_tokens, strict=True)
     ]
-    lengths = sorted({len(tokens) for tokens in pairs.clean_tokens})
-    span = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-    same = sum(count == 0 for count in differing)
-    least, most = min(differing), max(differing)
-    count = f"{most}" if least == most else f"{least} to {most}"
-    detail = f"{len(pairs)} pairs of equal length ({span} tokens); positions that differ: {count}"
+    lengths = [length for i in range(len(pairs)) for length in pairs.lengths(i)]
+    same = sum(x == y for x, y in zip(pairs.clean_tokens, pairs.corrupted_tokens, strict=True))
+    how = "different length, aligned" if pairs.aligned else "equal length"
+    detail = (
+        f"{len(pairs)} pairs of {how} ({_span(lengths)} tokens); positions that differ: "
+        f"{_span(differing)}"
+    )
+    if pairs.aligned:
+        alone = [sum(pairs.lengths(i)) - 2 * len(matched) for i, matched in enumerate(columns)]
+        detail += (
+            f"; tokens without a partner, which are not patched: {_span(alone)}. Look at the "
+            "alignment before the run"
+        )
     if same:
         detail += f"; {same} pairs do not differ at all, so nothing can be recovered in them"
     return Check("alignment", "warning" if same else "ok", detail, float(max(differing)))
+
+
+def _span(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def _answers(pairs: ContrastPairs) -> Check:
@@ -367,8 +431,12 @@ def _hooks_fire(model: TransformerBridge, pairs: ContrastPairs, site: str) -> Ch
 
     def replace_by(source: torch.Tensor) -> running.HookFunction:
         def replace(activation: torch.Tensor) -> torch.Tensor:
-            changes.append(float((source - activation).norm() / activation.norm()))
-            return source
+            # Of prompts of different length what they share in the beginning is compared.
+            both = tuple(slice(0, min(x)) for x in zip(source.shape, activation.shape, strict=True))
+            patched = activation.clone()
+            patched[both] = source[both]
+            changes.append(float((patched - activation).norm() / activation.norm()))
+            return patched
 
         return replace
 
@@ -386,7 +454,7 @@ def _hooks_fire(model: TransformerBridge, pairs: ContrastPairs, site: str) -> Ch
 
 def _megabytes(model: TransformerBridge, pairs: ContrastPairs) -> float:
     """Kept activations of one run, plus logits and one layer's widest activations."""
-    largest = max(len(group) * len(pairs.clean_tokens[group[0]]) for group in pairs.groups())
+    largest = max(len(group) * max(pairs.lengths(int(group[0]))) for group in pairs.groups())
     width = int(model.cfg.d_model) * (int(model.cfg.n_layers) + 12) + 3 * int(model.cfg.d_vocab)
     return largest * width * torch.finfo(model.cfg.dtype).bits / 8 / 1e6
 

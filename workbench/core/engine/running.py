@@ -184,3 +184,8 @@ def run_and_keep(
 
 def no_progress(fraction: float, note: str) -> None:
     """Ignore progress; the default of every long function."""
+
+
+def part(progress: Progress, start: float, end: float) -> Progress:
+    """Progress of a part of a run, which takes the fractions from start to end."""
+    return lambda fraction, note: progress(start + (end - start) * fraction, note)

@@ -9,6 +9,7 @@ branch, which is why it is not offered).
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 from workbench.core.engine import running
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _PLAIN = ("layer", "position")
 _PER_HEAD = (*_PLAIN, "head")
 _PER_GROUP = (*_PLAIN, "group")
+_PER_NEURON = (*_PLAIN, "neuron")
+# A pattern's position is that of the query: the row of weights with which one position looks back.
+_PER_QUERY = ("layer", "query", "head")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +46,21 @@ class Site:
 
     @property
     def part(self) -> str | None:
-        """What of a position is patched by itself: "head", "group" (key/value head), or nothing."""
+        """What of a position is patched by itself: head, group, neuron, …, or nothing."""
         return self.axes[2] if len(self.axes) > len(_PLAIN) else None
+
+    @property
+    def query_axis(self) -> int:
+        """Which axis of the activation counts the positions that are written over."""
+        return 2 if self.kind == "pattern" else 1
 
     def parts(self, model: TransformerBridge) -> int:
         """How many heads or groups a layer has; 1 where a position is patched as a whole."""
-        counts = {"head": int(model.cfg.n_heads), "group": groups(model)}
+        counts = {
+            "head": int(model.cfg.n_heads),
+            "group": groups(model),
+            "neuron": int(model.cfg.d_mlp or 0),
+        }
         return counts[self.part] if self.part else 1
 
     def hook_name(self, layer: int) -> str:
@@ -86,6 +99,8 @@ SITES: dict[str, Site] = {
         Site("q", "query of each attention head", "blocks.{layer}.attn.hook_q", _PER_HEAD),
         Site("k", "key of each key/value head", "blocks.{layer}.attn.hook_k", _PER_GROUP),
         Site("v", "value of each key/value head", "blocks.{layer}.attn.hook_v", _PER_GROUP),
+        Site("pattern", "attention of each head", "blocks.{layer}.attn.hook_pattern", _PER_QUERY),
+        Site("neuron", "activation of MLP neurons", "blocks.{layer}.mlp.hook_post", _PER_NEURON),
     )
 }
 
@@ -93,6 +108,25 @@ SITES: dict[str, Site] = {
 def groups(model: TransformerBridge) -> int:
     """Key/value heads of a layer; as many as query heads without grouped-query attention."""
     return int(getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads)
+
+
+def of_hook(name: str) -> tuple[str, int]:
+    """Which site and layer a hook point is.
+
+    Args:
+        name: Hook point, for example "blocks.3.hook_resid_pre".
+
+    Returns:
+        The site's kind and the layer.
+
+    Raises:
+        ValueError: If no site is there.
+    """
+    for site in SITES.values():
+        found = re.fullmatch(re.escape(site.hook).replace(r"\{layer\}", r"(\d+)"), name)
+        if found:
+            return site.kind, int(found[1])
+    raise ValueError(f"no site is at hook point {name!r}; sites: {', '.join(SITES)}")
 
 
 def resolve(model: TransformerBridge, kind: str) -> tuple[Site, list[str]]:

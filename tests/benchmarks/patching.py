@@ -1,0 +1,259 @@
+"""Exact patching against transformer_lens.patching: ratio of medians, and the largest difference.
+
+Both sides run interleaved in one process on one thread, on the same bridge and pairs, under
+`torch.no_grad`; ours without the preflight and its intervals, which the other side does not make.
+Theirs makes a forward pass a cell, each as long as the others, so where a table would take them
+many minutes a sample of its cells is run and the time scaled up; the line says so.
+
+    python -m tests.benchmarks.patching [part of a row's name ...]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transformer_lens.patching
+import transformers
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+
+import workbench
+from tests import hand_wired
+from workbench import ContrastPairs
+from workbench.core.engine import patching
+
+TRIALS = 5
+# Most forward passes of the other side in one trial.
+SAMPLE = 120
+EXACT = 1e-5
+Maker = Callable[[], tuple[TransformerBridge, ContrastPairs]]
+Setter = Callable[..., torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One of the other side's tables.
+
+    Attributes:
+        site: Ours for it.
+        positions: Ours for it.
+        activation: Their name of the activation.
+        setter: How theirs writes one cell.
+        axes: What theirs is indexed by.
+    """
+
+    site: str
+    positions: str
+    activation: str
+    setter: Setter
+    axes: tuple[str, ...]
+
+
+_by_position = transformer_lens.patching.layer_pos_patch_setter
+TABLES = {
+    "resid_pre": Table("resid_pre", "each", "resid_pre", _by_position, ("layer", "pos")),
+    "attn_out": Table("attn_out", "each", "attn_out", _by_position, ("layer", "pos")),
+    "mlp_out": Table("mlp_out", "each", "mlp_out", _by_position, ("layer", "pos")),
+    "heads by position": Table(
+        "z",
+        "each",
+        "z",
+        transformer_lens.patching.layer_pos_head_vector_patch_setter,
+        ("layer", "pos", "head"),
+    ),
+    "heads, all positions": Table(
+        "z",
+        "all",
+        "z",
+        transformer_lens.patching.layer_head_vector_patch_setter,
+        ("layer", "head"),
+    ),
+}
+
+
+def _pairs(model: TransformerBridge, length: int, shared: int, n: int = 4) -> ContrastPairs:
+    """Random pairs that agree in their first tokens only."""
+    rng = np.random.default_rng(0)
+    vocabulary = int(model.cfg.d_vocab)
+    clean = rng.integers(1, vocabulary, (n, length))
+    corrupted = rng.integers(1, vocabulary, (n, length))
+    corrupted[:, :shared] = clean[:, :shared]
+    corrupted[:, shared] = clean[:, shared] % (vocabulary - 1) + 1
+    answers = rng.integers(1, vocabulary, (n, 2))
+
+    def rows(table: np.ndarray) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(map(int, row)) for row in table)
+
+    def texts(table: np.ndarray) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(map(str, row)) for row in table)
+
+    return ContrastPairs(
+        name="random tokens",
+        clean=tuple(" ".join(row) for row in texts(clean)),
+        corrupted=tuple(" ".join(row) for row in texts(corrupted)),
+        clean_tokens=rows(clean),
+        corrupted_tokens=rows(corrupted),
+        clean_strings=texts(clean),
+        corrupted_strings=texts(corrupted),
+        answers=rows(answers[:, :1]),
+        wrong_answers=rows(answers[:, 1:]),
+        answer_strings=texts(answers[:, :1]),
+        wrong_strings=texts(answers[:, 1:]),
+        code="",
+    )
+
+
+@functools.cache
+def _gpt2_shape() -> TransformerBridge:
+    torch.manual_seed(0)
+    network = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=False)
+    return TransformerBridge.boot_transformers("gpt2", hf_model=network, tokenizer=tokenizer).eval()
+
+
+def gpt2_shape(shared: int) -> tuple[TransformerBridge, ContrastPairs]:
+    """The shape of GPT-2 small with random weights, 4 pairs of 15 tokens."""
+    return _gpt2_shape(), _pairs(_gpt2_shape(), 15, shared)
+
+
+def four_layers() -> tuple[TransformerBridge, ContrastPairs]:
+    """Four layers of width 256 with random weights, 4 pairs of 15 tokens."""
+    config = TransformerBridgeConfig(
+        d_model=256,
+        d_head=32,
+        n_heads=8,
+        n_layers=4,
+        n_ctx=16,
+        d_vocab=512,
+        d_mlp=1024,
+        act_fn="gelu",
+        seed=0,
+    )
+    tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=True)
+    model = TransformerBridge.boot_native(config, tokenizer=tokenizer).eval()
+    return model, _pairs(model, 15, 3)
+
+
+def stories() -> tuple[TransformerBridge, ContrastPairs]:
+    """A small pretrained model of the Llama family, where there is one beside the project."""
+    folder = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there")
+    model = workbench.load_model(folder)
+    texts = [f"Once there was a {who}. One day," for who in ("girl", "boy")]
+    return model, ContrastPairs.from_text(
+        model, texts, texts[::-1], [" she", " he"], [" he", " she"]
+    )
+
+
+ROWS: dict[tuple[str, str], Maker] = {
+    **{
+        (f"GPT-2-small shape, {shared} tokens shared", table): functools.partial(gpt2_shape, shared)
+        for shared, tables in (
+            (0, ("resid_pre", "attn_out", "mlp_out", "heads, all positions")),
+            (3, ("resid_pre", "attn_out", "mlp_out", "heads by position")),
+        )
+        for table in tables
+    },
+    **{
+        (name, table): maker
+        for name, maker in (("4 layers, d_model 256", four_layers), ("stories260K", stories))
+        for table in TABLES
+    },
+}
+
+
+def compare(
+    name: str, table: Table, model: TransformerBridge, pairs: ContrastPairs, trials: int = TRIALS
+) -> tuple[float, float]:
+    """Measure one row.
+
+    Args:
+        name: What to call it.
+        table: What is patched.
+        model: The bridge.
+        pairs: The prompts.
+        trials: How often each side runs.
+
+    Returns:
+        How many times sooner ours is done, and the largest difference of a cell.
+    """
+    clean, corrupted = pairs.batch(range(len(pairs)))
+    rows = torch.arange(len(pairs))
+    right, wrong = (
+        torch.tensor([row[0] for row in column]) for column in (pairs.answers, pairs.wrong_answers)
+    )
+    sizes = {"layer": model.cfg.n_layers, "pos": clean.shape[1], "head": model.cfg.n_heads}
+    every = list(itertools.product(*(range(sizes[axis]) for axis in table.axes)))
+    # The last position and the last layer among them; the same cells in every trial.
+    step = max(1, len(every) // SAMPLE)
+    cells = every[::-step][::-1]
+    frame = pd.DataFrame(cells, columns=list(table.axes))
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return (logits[rows, -1, right] - logits[rows, -1, wrong]).mean()
+
+    theirs: list[float] = []
+    ours: list[float] = []
+    gaps: list[float] = []
+    for _ in range(trials):
+        started = time.perf_counter()
+        with torch.no_grad():
+            _, cache = model.run_with_cache(clean)
+            middle = time.perf_counter()
+            theirs_on_cells: Any = transformer_lens.patching.generic_activation_patch
+            expected = theirs_on_cells(
+                model, corrupted, cache, metric, table.setter, table.activation, index_df=frame
+            ).numpy()
+        ended = time.perf_counter()
+        theirs.append(middle - started + (ended - middle) * len(every) / len(cells))
+        started = time.perf_counter()
+        swept = patching.sweep(
+            model,
+            pairs,
+            site=table.site,
+            metric="logit_difference",
+            intervention=patching.Intervention(),
+            positions=table.positions,
+        )
+        ours.append(time.perf_counter() - started)
+        found = swept.patched.mean(0)[tuple(np.array(cells).T)]
+        gaps.append(float(np.abs(found - expected).max()))
+    ratio, gap = statistics.median(theirs) / statistics.median(ours), max(gaps)
+    sampled = "" if step == 1 else f" (theirs on {len(cells)} of {len(every)} cells, scaled)"
+    print(
+        f"{name}: {ratio:.1f}x ({statistics.median(ours) * 1e3:.0f} ms), max abs difference "
+        f"{gap:.1e}{sampled}",
+        flush=True,
+    )
+    return ratio, gap
+
+
+def main(chosen: list[str]) -> None:
+    """Print the rows whose names hold any of the given texts, or all."""
+    torch.set_num_threads(1)
+    for (case, table), maker in ROWS.items():
+        name = f"{case}, {table}"
+        if chosen and not any(text in name for text in chosen):
+            continue
+        try:
+            model, pairs = maker()
+        except FileNotFoundError as error:
+            print(f"{name}: skipped, {error}")
+            continue
+        compare(name, TABLES[table], model, pairs)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
