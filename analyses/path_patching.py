@@ -2,9 +2,10 @@
 
 1. Run the clean and the corrupted prompts, and keep what every component writes. Noising takes the
    clean run as base and the corrupted one as source, denoising the other way around.
-2. A sender writes what it wrote in the source run. Each `through` component, in the order in which
-   they run, reads its base input plus what sender and earlier through components write differently
-   from the base run, and is computed again.
+2. A sender writes what it wrote in the source run: everywhere, or at chosen positions (a named set
+   such as "the subject" is where each prompt has it). Each `through` component, in the order in
+   which they run, reads its base input plus what sender and earlier through components write
+   differently from the base run, and is computed again.
 3. Each receiver reads its base input plus these same differences, and nothing else that changed.
 4. Run the base prompts with the receivers' inputs held at that, everything after them computed
    normally, and measure the metric at the last position.
@@ -27,9 +28,10 @@ its neighbours read, too. Models that normalise what attention adds are refused.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -38,9 +40,9 @@ import torch
 from jaxtyping import Float, Int
 
 from workbench.core import evidence, plots, results
+from workbench.core.engine import cells, metrics, preflight, running
 from workbench.core.engine import decoder as parts
 from workbench.core.engine import graph as graphs
-from workbench.core.engine import metrics, preflight, running
 from workbench.core.prompts.pairs import ContrastPairs
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ class PathPatchingResult(results.Result):
         senders: Names of the senders, in the order in which they run.
         receivers: The readers at which the paths end.
         through: The components that paths may go through on the way.
-        positions: Positions at which the senders were patched; None for all.
+        positions: Labels of the position sets at which the senders were patched; empty for all.
         metric: Scalar that was measured.
         direction: "noising" or "denoising".
         normalised: Whether the baselines were far enough apart to divide by.
@@ -106,7 +108,7 @@ class PathPatchingResult(results.Result):
     senders: tuple[str, ...]
     receivers: tuple[str, ...]
     through: tuple[str, ...]
-    positions: tuple[int, ...] | None
+    positions: tuple[str, ...]
     metric: str
     direction: str
     normalised: bool
@@ -144,15 +146,30 @@ class PathPatchingResult(results.Result):
 
     @property
     def path(self) -> str:
-        """The paths in words, for example `directly to logits`."""
+        """The paths in words, for example `directly to logits`; names the positions if chosen."""
         way = f"through {' and '.join(self.through)}" if self.through else "directly"
         joined = "directly or " if self.through else ""
-        return f"{joined}{way} to {' and '.join(self.receivers)}"
+        at = f", patched at {' and '.join(self.positions)} only" if self.positions else ""
+        return f"{joined}{way} to {' and '.join(self.receivers)}{at}"
+
+    @property
+    def cells(self) -> dict[str, tuple[int, int]]:
+        """Cell of each sender in the heat map: its layer, then its head or the column of MLPs.
+
+        Empty where the input is a sender, which is drawn as a bar.
+        """
+        return {} if "input" in self.senders else {name: self._cell(name) for name in self.senders}
 
     def strongest(self, n: int = 5) -> tuple[str, ...]:
         """The n senders of largest absolute effect, strongest first."""
         order = np.argsort(-np.abs(self.shown), kind="stable")[:n]
         return tuple(self.senders[i] for i in order)
+
+    def position_sets(self) -> list[cells.PositionSet] | None:
+        """The position sets as `path_patch` takes them; None for all positions."""
+        written = self.provenance.parameters["positions"]
+        # JSON has no tuples.
+        return written and [tuple(p) if isinstance(p, list) else p for p in written]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sender: effect and change with intervals, adjusted p-value and n."""
@@ -259,8 +276,8 @@ class PathPatchingResult(results.Result):
 
     def script(self) -> str:
         """Python code that computes this result again."""
-        parameters = self.provenance.parameters
-        arguments = "".join(f"    {name}={parameters[name]!r},\n" for name in _SCRIPT_ARGUMENTS)
+        made = {**self.provenance.parameters, "positions": self.position_sets()}
+        arguments = "".join(f"    {name}={made[name]!r},\n" for name in _SCRIPT_ARGUMENTS)
         return (
             "from workbench import ContrastPairs, load_model\n"
             "from analyses import path_patching\n\n"
@@ -281,7 +298,7 @@ class _Paths:
         receivers: Readers at which the paths end.
         through_readers: Readers of the components that paths may go through.
         through: These components.
-        positions: Where the senders are patched; None for everywhere.
+        columns: Where the senders are patched; None for everywhere.
     """
 
     graph: graphs.Graph
@@ -289,7 +306,7 @@ class _Paths:
     receivers: tuple[str, ...]
     through_readers: tuple[str, ...]
     through: tuple[str, ...]
-    positions: tuple[int, ...] | None
+    columns: tuple[cells.Column, ...] | None
 
     def mask(self, sender: str) -> torch.Tensor:
         """The edges of all paths from one sender."""
@@ -312,7 +329,7 @@ def path_patch(
     through: Sequence[str] = (),
     metric: str = "logit_difference",
     direction: str = "noising",
-    positions: Sequence[int] | None = None,
+    positions: Sequence[cells.PositionSet] | None = None,
     confidence: float = DEFAULT_BOOTSTRAP["confidence"],
     n_resamples: int = DEFAULT_BOOTSTRAP["n_resamples"],
     seed: int = DEFAULT_BOOTSTRAP["seed"],
@@ -332,7 +349,8 @@ def path_patch(
             all that it reads, "a2.h0<v>" by its value only.
         metric: "logit_difference", "probability", "kl_divergence", "cross_entropy" or "rank".
         direction: "noising" or "denoising".
-        positions: Positions at which senders are patched, negative ones from the end; None for all.
+        positions: Position sets at which a sender is patched, all at once: names such as "last
+            token", indices (negative ones from the end), or tuples of indices; None for all.
         confidence: Level of the intervals.
         n_resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
@@ -351,8 +369,8 @@ def path_patch(
     started = time.perf_counter()
     report = progress or running.no_progress
     _require_arguments(pairs, metric, direction, confidence)
-    paths = _resolve(graphs.Graph.of_model(model), senders, receivers, through, positions)
-    _require_positions(pairs, positions)
+    columns = _columns(pairs, positions)
+    paths = _resolve(graphs.Graph.of_model(model), senders, receivers, through, columns)
     checks = checks or check(
         model, pairs, metric=metric, progress=lambda done, note: report(0.1 * done, note)
     )
@@ -376,23 +394,23 @@ def path_patch(
         provenance=results.provenance(
             model,
             analysis=ANALYSIS,
-            parameters={
-                "senders": None if senders is None else list(senders),
-                "receivers": list(receivers),
-                "through": list(through),
-                "metric": metric,
-                "direction": direction,
-                "positions": None if positions is None else list(positions),
-                **bootstrap,
-                "pairs": pairs.digest(),
-            },
+            parameters=parameters(
+                pairs,
+                senders=senders,
+                receivers=receivers,
+                through=through,
+                metric=metric,
+                direction=direction,
+                positions=positions,
+                bootstrap=bootstrap,
+            ),
             seed=seed,
             wall_time=time.perf_counter() - started,
         ),
         senders=paths.senders,
         receivers=tuple(receivers),
         through=tuple(through),
-        positions=paths.positions,
+        positions=tuple(column.label for column in columns or ()),
         metric=metric,
         direction=direction,
         normalised=normalised,
@@ -410,6 +428,51 @@ def path_patch(
         pairs=pairs,
         preflight=checks,
     )
+
+
+def parameters(
+    pairs: ContrastPairs,
+    *,
+    senders: Sequence[str] | None = None,
+    receivers: Sequence[str] = ("logits",),
+    through: Sequence[str] = (),
+    metric: str = "logit_difference",
+    direction: str = "noising",
+    positions: Sequence[cells.PositionSet] | None = None,
+    bootstrap: Bootstrap | None = None,
+) -> dict[str, Any]:
+    """Everything that determines a result apart from the model, to find a stored run by.
+
+    Args:
+        pairs: What is run.
+        senders: As for `path_patch`.
+        receivers: As for `path_patch`.
+        through: As for `path_patch`.
+        metric: As for `path_patch`.
+        direction: As for `path_patch`.
+        positions: As for `path_patch`.
+        bootstrap: How the intervals are made; None for the defaults of `path_patch`.
+
+    Returns:
+        JSON types only.
+    """
+    sets = list(positions or ())
+    return {
+        "senders": None if senders is None else list(senders),
+        "receivers": list(receivers),
+        "through": list(through),
+        "metric": metric,
+        "direction": direction,
+        "positions": [list(p) if isinstance(p, tuple) else p for p in sets] or None,
+        **(bootstrap or DEFAULT_BOOTSTRAP),
+        "pairs": pairs.digest(),
+        # Sets of one name may stand elsewhere in equal pairs.
+        "spans": [
+            hashlib.sha256(repr((span.name, span.clean, span.corrupted)).encode()).hexdigest()[:16]
+            for span in pairs.spans
+            if span.name in sets
+        ],
+    }
 
 
 def check(
@@ -484,6 +547,7 @@ class _Batch:
         noising: bool,
     ) -> None:
         tokens = pairs.batch(indices)
+        self._indices, self._ends = indices, (0, 1) if noising else (1, 0)
         self._model, self._metric = model, metric
         self._decoder = parts.taken_apart(model, tokens[0][:2])
         clean, corrupted = (graphs.trace(self._decoder, side) for side in tokens)
@@ -536,11 +600,16 @@ class _Batch:
         """What a sender wrote in the source run, at the patched positions."""
         index = paths.graph.sender_index[sender]
         source = self._source.outputs[index]
-        if paths.positions is None:
+        if paths.columns is None:
             return source
         written = self._base.outputs[index].clone()
-        where = list(paths.positions)
-        written[:, where] = source[:, where]
+        for column in paths.columns:
+            where = cells.spots(column, self._indices, self._ends)
+            prompts, at, taken = (
+                torch.as_tensor(x, device=source.device)
+                for x in (where.prompts, where.at, where.taken)
+            )
+            written[prompts, at] = source[prompts, taken]
         return written
 
 
@@ -549,7 +618,7 @@ def _resolve(
     senders: Sequence[str] | None,
     receivers: Sequence[str],
     through: Sequence[str],
-    positions: Sequence[int] | None,
+    columns: tuple[cells.Column, ...] | None,
 ) -> _Paths:
     """Look up every name in the graph."""
     if not receivers:
@@ -572,8 +641,7 @@ def _resolve(
         raise ValueError("logits are the end of every path, so no path goes through them")
     order = sorted(set(chosen), key=graph.sender_index.__getitem__)
     nodes = {node for name in through for node in _writers(graph, name)}
-    where = None if positions is None else tuple(positions)
-    return _Paths(graph, tuple(order), ends, middle, tuple(sorted(nodes)), where)
+    return _Paths(graph, tuple(order), ends, middle, tuple(sorted(nodes)), columns)
 
 
 def _readers(graph: graphs.Graph, names: Iterable[str]) -> tuple[str, ...]:
@@ -630,14 +698,19 @@ def _require_arguments(
         )
 
 
-def _require_positions(pairs: ContrastPairs, positions: Sequence[int] | None) -> None:
-    shortest = min(map(len, pairs.clean_tokens))
-    outside = [p for p in positions or () if not -shortest <= p < shortest]
-    if outside or (positions is not None and not len(positions)):
+def _columns(
+    pairs: ContrastPairs, positions: Sequence[cells.PositionSet] | None
+) -> tuple[cells.Column, ...] | None:
+    """Where in every prompt the position sets are; None for everywhere."""
+    if positions is None:
+        return None
+    if isinstance(positions, str) or not len(positions):
+        known = ", ".join(map(repr, pairs.position_names()))
         raise ValueError(
-            f"positions = {list(positions or ())}; expected some of {-shortest} to {shortest - 1}, "
-            "which every prompt has"
+            f"positions = {positions!r}; expected a list of position sets: {known}, indices or "
+            "tuples of indices; None is for all positions"
         )
+    return cells.columns(pairs, tuple(positions))
 
 
 def _effects(

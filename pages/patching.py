@@ -1,13 +1,15 @@
 """Patching: which layer and position carry this behaviour?
 
-1. Pick a model, pairs, and what to patch; the preflight says whether the question makes sense.
+1. Pick a model, pairs, and what to patch where; the preflight says whether the question makes
+   sense, and shows how prompts of different length are aligned.
 2. Run, or see the stored run at once; `?run=` in the address reopens it.
 3. Click a cell to see what the model says before and after that patch.
+4. Compare both directions and every ablation of the strongest cells.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -16,8 +18,24 @@ from workbench.core import plots, runs
 from workbench.core.engine import metrics, sites
 from workbench.core.engine import preflight as checking
 from workbench.core.models import card
-from workbench.ui import downloads, escaping, heatmap, jobs, pairs, preflight, steps, subject
+from workbench.ui import (
+    downloads,
+    escaping,
+    heatmap,
+    jobs,
+    pairs,
+    preflight,
+    steps,
+    stored,
+    subject,
+)
 
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from workbench.core.prompts.pairs import ContrastPairs
+
+NAMED = "named sets"
 CHOICES = {
     "site": list(sites.SITES),
     "direction": [
@@ -25,7 +43,7 @@ CHOICES = {
         *(f"{name} ablation" for name in activation_patching.ABLATIONS),
     ],
     "metric": list(metrics.METRICS),
-    "positions": list(activation_patching.POSITIONS),
+    "positions": ["each", "all", NAMED],
 }
 
 MEANING = {
@@ -43,28 +61,68 @@ def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options]:
     choice = pairs.choose(model)
     columns = dict(zip(CHOICES, st.columns(len(CHOICES)), strict=True))
 
-    def pick(name: str) -> str:
+    def pick(name: str, choices: list[str]) -> str:
         # The address holds what a selectbox shows, so these show the names that scripts use.
-        return columns[name].selectbox(
-            name.capitalize(), CHOICES[name], key=name, bind="query-params"
-        )
+        return columns[name].selectbox(name.capitalize(), choices, key=name, bind="query-params")
 
-    site, how = pick("site"), pick("direction")
+    site, how = pick("site", CHOICES["site"]), pick("direction", CHOICES["direction"])
     ablated = how not in activation_patching.DIRECTIONS
+    # One weight at a time, by query and key, is a question for attention only.
+    weights = ["pairs"] if site == "pattern" else []
     options = activation_patching.Options(
         site=site,
-        metric=pick("metric"),
+        metric=pick("metric", CHOICES["metric"]),
         direction="noising" if ablated else how,
-        positions=pick("positions"),
+        positions=pick("positions", CHOICES["positions"] + weights),
         ablation=how.removesuffix(" ablation") if ablated else None,
     )
     st.caption(f"{sites.SITES[site].title.capitalize()}: {MEANING[how]}?")
+    if site == "neuron":
+        options["top"] = st.number_input(
+            "Neurons to measure: those with the largest estimated effect",
+            min_value=1,
+            max_value=500,
+            value=20,
+            key="top",
+            bind="query-params",
+        )
     now = [model, choice.description if choice else None, options]
     if st.session_state.setdefault("asked", now) != now:
         st.session_state["asked"] = now
-        for name in ("run", "cell"):
-            st.query_params.pop(name, None)
+        forget_run()
     return choice, options
+
+
+def forget_run() -> None:
+    """Take the run out of the address, since it answers another question now."""
+    for name in ("run", "cell"):
+        st.query_params.pop(name, None)
+
+
+def narrowed(
+    model: TransformerBridge, chosen: ContrastPairs, options: activation_patching.Options
+) -> activation_patching.Options | None:
+    """Which named positions and which layers, once model and pairs are there; None for none."""
+    asked = activation_patching.Options(**options)
+    many = asked["positions"] in (NAMED, "pairs")
+    where, which = st.columns(2) if many else (None, st.container())
+    if asked["positions"] == NAMED and where is not None:
+        names = chosen.position_names()
+        shown = where.multiselect(
+            "Positions, each set patched by itself",
+            names,
+            default=names,
+            key=f"sets:{chosen.digest()}",
+        )
+        if not shown:
+            st.info("Choose at least one set of positions.")
+            return None
+        asked["positions"] = tuple(shown)
+    if many or asked["site"] == "neuron":
+        layers = range(int(model.cfg.n_layers))
+        picked = which.multiselect("Layers (all, if none is chosen)", layers, key="layers")
+        asked["layers"] = tuple(sorted(picked)) or None
+    return asked
 
 
 def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Options) -> None:
@@ -72,41 +130,41 @@ def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Op
     model = subject.loaded(name)
     if model is None:
         return
-
-    def prepare(report: jobs.Report) -> tuple[Any, checking.Preflight]:
-        chosen = choice.make(model)
-        return chosen, checking.check(
-            model,
-            chosen,
-            site=options["site"],
-            metric=options["metric"],
-            positions=options["positions"],
-            ablation=options["ablation"],
-            progress=report,
-        )
-
     mark = card.fingerprint(model)
-    prepared = steps.step(
-        jobs.job_key("preflight", mark, choice.description, options), prepare, label="Preflight"
+    chosen = steps.step(
+        jobs.job_key("pairs", mark, choice.description),
+        lambda _: choice.make(model),
+        label="Tokenizing",
     )
-    if prepared is None:
+    asked = None if chosen is None else narrowed(model, chosen, options)
+    if chosen is None or asked is None:
         return
-    chosen, checks = prepared
-    made_by = activation_patching.parameters(chosen, options)
+    made_by = activation_patching.parameters(chosen, asked)
     run = runs.run_id(activation_patching.ANALYSIS, mark, made_by)
     store = runs.RunStore()
     if store.find(activation_patching.PatchingResult, run) is not None:
         reopen(run)
+
+    def prepare(report: jobs.Report) -> checking.Preflight:
+        return activation_patching.check(model, chosen, asked, progress=report)
+
+    pairs.show_alignment(chosen)
+    checks = steps.step(jobs.job_key("preflight", run), prepare, label="Preflight")
+    if checks is None:
+        return
     preflight.show(checks, chosen)
     key = jobs.job_key("patch", run)
 
     def work(report: jobs.Report) -> str:
-        result = activation_patching.patch(model, chosen, **options, checks=checks, progress=report)
-        return store.put(result, title=f"{options['site']}, {chosen.name}")
+        arguments: dict[str, Any] = dict(asked)
+        result = activation_patching.patch(
+            model, chosen, **arguments, checks=checks, progress=report
+        )
+        return store.put(result, title=f"{asked['site']}, {chosen.name}")
 
     if jobs.manager().find(key) is None:
         estimate = f"about {jobs.duration(checks.seconds)}"
-        if st.button(f"Run ({estimate}, {checks.forward_passes:,} forward passes)", type="primary"):
+        if st.button(f"Run ({estimate}, {checks.runs:,} patched runs)", type="primary"):
             jobs.manager().submit(key, work, label="Patching")
             # Draws the page anew, without the button.
             st.rerun()
@@ -125,12 +183,21 @@ def reopen(run: str) -> None:
 
 def show(result: activation_patching.PatchingResult, run: str) -> None:
     """What was found, the clicked cell, the code, and how to take it along."""
+    pairs.show_alignment(result.pairs)
     preflight.show(result.preflight, result.pairs)
     st.markdown(escaping.markdown(result.summary()))
     if len(result.axes) == 1:
         st.plotly_chart(plots.on_page(result.figure(), st.context.theme.type), theme=None)
-        layer = st.selectbox("Layer", range(len(result.effects)), index=None, key=f"layer:{run}")
-        cell = None if layer is None else (layer,)
+        names = [result.label((i,)) for i in range(len(result.effects))]
+        what = "Layer" if result.axes == ("layer",) else result.axes[0].capitalize()
+        row = st.selectbox(
+            what,
+            range(len(names)),
+            index=None,
+            format_func=lambda i: names[i],
+            key=f"{result.axes[0]}:{run}",
+        )
+        cell = None if row is None else (row,)
     else:
         hide = st.toggle("Hide what is not more than chance", key="hide", bind="query-params")
         rate = activation_patching.DISCOVERIES if hide else None
@@ -142,23 +209,31 @@ def show(result: activation_patching.PatchingResult, run: str) -> None:
         )
         cell = None if spot is None else result.from_grid(*spot)
     if cell is None:
-        how = "Choose a layer" if len(result.axes) == 1 else "Click a cell"
+        how = f"Choose a {result.axes[0]}" if len(result.axes) == 1 else "Click a cell"
         st.caption(f"{how} to see what the model says before and after that patch.")
     else:
         show_cell(result, cell)
+    if result.site != "neuron":
+        show_comparison(result)
     st.subheader("The code that reproduces it")
     st.code(result.script(), language="python")
     downloads.offer(result, run=run, folder=runs.RunStore().root / run, name="patching")
 
 
+def the_model_of(result: activation_patching.PatchingResult) -> TransformerBridge | None:
+    """The model that a result is of, if it is still the same."""
+    model = subject.loaded(result.provenance.model)
+    if model is not None and card.fingerprint(model) != result.provenance.fingerprint:
+        st.warning("The model of this name has other weights now than when this run was made.")
+        return None
+    return model
+
+
 def show_cell(result: activation_patching.PatchingResult, cell: tuple[int, ...]) -> None:
     """Top tokens before and after the patch at one cell, for one prompt."""
     st.subheader(escaping.markdown(result.label(cell)))
-    model = subject.loaded(result.provenance.model)
+    model = the_model_of(result)
     if model is None:
-        return
-    if card.fingerprint(model) != result.provenance.fingerprint:
-        st.warning("The model of this name has other weights now than when this run was made.")
         return
     texts = result.pairs.corrupted if result.direction == "denoising" else result.pairs.clean
     prompt = st.selectbox(
@@ -173,15 +248,52 @@ def show_cell(result: activation_patching.PatchingResult, cell: tuple[int, ...])
     table.dataframe(seen.to_frame(), hide_index=True, column_config=digits)
 
 
+def show_comparison(result: activation_patching.PatchingResult) -> None:
+    """Both directions and every ablation of the strongest cells, stored or behind a button."""
+    st.subheader("Do both directions and every ablation agree?")
+    st.caption(
+        "A cell that recovers the answer but does not destroy it is usually backed up elsewhere; "
+        "one that a zero destroys and a mean does not may only have been surprised."
+    )
+    asked = activation_patching.comparison_parameters(result)
+    found = stored.alike(
+        activation_patching.Comparison,
+        activation_patching.COMPARISON,
+        result.provenance,
+        **asked,
+    )
+    if found is not None:
+        st.markdown(escaping.markdown(found.summary()))
+        st.plotly_chart(plots.on_page(found.figure(), st.context.theme.type), theme=None)
+        with st.expander("Table"):
+            st.dataframe(found.to_frame(), hide_index=True)
+        return
+    model = the_model_of(result)
+    if model is None:
+        return
+
+    def work(report: jobs.Report) -> None:
+        made = activation_patching.compare_like(model, result, progress=report)
+        runs.RunStore().put(made, title=f"interventions compared, {result.pairs.name}")
+
+    stored.offer(
+        jobs.job_key("compare", result.provenance.fingerprint, asked),
+        work,
+        button="Compare them",
+        label="Comparing interventions",
+        seconds=len(activation_patching.INTERVENTIONS) * max(1.0, result.provenance.wall_time),
+    )
+
+
 st.title("Which layer and position carry this behaviour?")
 shared = st.query_params.get("run", "")
 picked = subject.pick()
 if picked is not None or shared:
     choice, options = ask(picked or "")
     shared = st.query_params.get("run", "")
-    stored = runs.RunStore().find(activation_patching.PatchingResult, shared)
-    if stored is not None:
-        show(stored, shared)
+    found = runs.RunStore().find(activation_patching.PatchingResult, shared)
+    if found is not None:
+        show(found, shared)
     else:
         if shared:
             st.info("This run is not stored on this machine; it can be made again from here.")

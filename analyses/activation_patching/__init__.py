@@ -28,7 +28,14 @@ zero is far from anything the model has seen, so a zero ablation may destroy by 
 effect is relative to this corruption: what clean and corrupted share cannot show up.
 """
 
-from analyses.activation_patching.comparison import Comparison, compare
+from analyses.activation_patching.comparison import ANALYSIS as COMPARISON
+from analyses.activation_patching.comparison import (
+    INTERVENTIONS,
+    Comparison,
+    compare,
+    compare_like,
+)
+from analyses.activation_patching.comparison import parameters_like as comparison_parameters
 from analyses.activation_patching.inspection import CellInspection, inspect_cell
 from analyses.activation_patching.measuring import (
     ABLATIONS,
@@ -48,9 +55,11 @@ from analyses.activation_patching.result import DISCOVERIES, Grid, PatchingResul
 __all__ = [
     "ABLATIONS",
     "ANALYSIS",
+    "COMPARISON",
     "DEFAULT_BOOTSTRAP",
     "DIRECTIONS",
     "DISCOVERIES",
+    "INTERVENTIONS",
     "POSITIONS",
     "SITES",
     "Bootstrap",
@@ -61,6 +70,8 @@ __all__ = [
     "PatchingResult",
     "check",
     "compare",
+    "compare_like",
+    "comparison_parameters",
     "inspect_cell",
     "parameters",
     "patch",

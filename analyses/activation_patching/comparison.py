@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from analyses.activation_patching import measuring
-from analyses.activation_patching.result import PatchingResult
+from analyses.activation_patching.result import PatchingResult, read_positions
 from workbench.core import evidence, plots, results
 from workbench.core.engine import cells, running
 from workbench.core.prompts.pairs import ContrastPairs
@@ -250,6 +250,47 @@ def compare(
         confidence=confidence,
         pairs=pairs,
     )
+
+
+def parameters_like(result: PatchingResult) -> dict[str, Any]:
+    """What a comparison of the interventions at a result's site and positions is made with."""
+    made = result.provenance.parameters
+    same = (
+        "site",
+        "metric",
+        "positions",
+        "reference",
+        "pairs",
+        "confidence",
+        "n_resamples",
+        "seed",
+    )
+    return {name: made[name] for name in same}
+
+
+def compare_like(
+    model: TransformerBridge,
+    result: PatchingResult,
+    *,
+    progress: running.Progress | None = None,
+) -> Comparison:
+    """Compare the interventions at a result's site and positions.
+
+    Args:
+        model: The bridge that the result is of.
+        result: Says site, positions, metric and pairs.
+        progress: Called with the fraction done and a note; may raise to cancel.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: As for `compare`.
+    """
+    arguments = parameters_like(result)
+    del arguments["pairs"]
+    arguments["positions"] = read_positions(arguments["positions"])
+    return compare(model, result.pairs, **arguments, progress=progress)
 
 
 def _strongest(found: dict[str, PatchingResult], top: int) -> list[tuple[int, ...]]:

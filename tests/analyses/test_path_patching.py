@@ -18,6 +18,7 @@ from tests import families, hand_wired, hand_wired_circuits
 from workbench import ContrastPairs
 from workbench.core import results
 from workbench.core.engine import metrics, running
+from workbench.core.prompts import pairs as pairs_module
 
 # Same computation on the same machine, so float32 rounding only.
 EXACT = 1e-5
@@ -190,6 +191,75 @@ def test_only_the_position_that_the_head_writes_at_matters(
     assert effects(before) == {}
 
 
+def test_a_named_set_is_where_each_prompt_has_it(
+    random_model: TransformerBridge, random_pairs: ContrastPairs
+) -> None:
+    # They differ first at positions 1, 1 and 1 and last at 4, 4 and 2 (of 0 to 4).
+    found = path_patching.path_patch(random_model, random_pairs, positions=["differing tokens"])
+    assert found.positions == ("differing tokens",)
+    sets = ((1, 2, 4), (1, 2, 4), (1, 2))
+    for i, where in enumerate(sets):
+        one = random_pairs.subset([i])
+        assert one.position_set("differing tokens").clean == (where,)
+        alone = path_patching.path_patch(random_model, one, positions=[where])
+        np.testing.assert_allclose(found.per_prompt[i], alone.per_prompt[0], atol=EXACT)
+
+
+def test_several_position_sets_are_patched_at_once(
+    random_model: TransformerBridge, random_pairs: ContrastPairs
+) -> None:
+    expected = path_patching.path_patch(random_model, random_pairs, positions=[0, 1, 4])
+    for sets in (["last token", (0, 1)], [(1, -1), 0, 1], [-1, "first difference", 0]):
+        found = path_patching.path_patch(random_model, random_pairs, positions=sets)
+        np.testing.assert_array_equal(found.per_prompt, expected.per_prompt)
+
+
+def test_every_set_of_positions_together_is_no_choice_at_all(
+    random_model: TransformerBridge, random_pairs: ContrastPairs
+) -> None:
+    everywhere = path_patching.path_patch(random_model, random_pairs, receivers=["a1.h1"])
+    found = path_patching.path_patch(
+        random_model, random_pairs, receivers=["a1.h1"], positions=[(0, 1, 2, 3, 4)]
+    )
+    np.testing.assert_array_equal(found.per_prompt, everywhere.per_prompt)
+    assert "patched at 0, 1, 2, 3, 4 only" in found.summary()
+
+
+def test_a_set_that_lies_elsewhere_in_the_other_prompt_is_taken_from_there(
+    two_layer: TransformerBridge,
+) -> None:
+    """The first head writes at the last position only; its output there moves to the name."""
+    pairs = ContrastPairs.from_text(
+        two_layer,
+        ["ape bee cat dog"],
+        ["ape cat cat dog"],
+        ["bee"],
+        ["cat"],
+        spans={"end": [("dog", slice(8, 11))]},
+    )
+    (span,) = pairs.spans
+    assert (span.clean, span.corrupted) == (((3,),), ((2,),))
+    # At position 2 of the corrupted run the head wrote nothing of its answer: half is lost.
+    found = path_patching.path_patch(two_layer, pairs, senders=["a0.h0"], positions=["end"])
+    whole = path_patching.path_patch(two_layer, pairs, senders=["a0.h0"])
+    assert found.effects[0] != pytest.approx(whole.effects[0])
+
+
+def test_equal_pairs_with_other_sets_of_one_name_are_other_runs(
+    random_pairs: ContrastPairs,
+) -> None:
+    def made(where: int) -> dict[str, Any]:
+        place = ((where,),) * 3
+        spans = (pairs_module.Span("name", place, place),)
+        named = dataclasses.replace(random_pairs, spans=spans)
+        return path_patching.parameters(named, positions=["name"])
+
+    assert made(1) == made(1)
+    assert made(1) != made(2)
+    whole = path_patching.parameters(random_pairs)
+    assert path_patching.parameters(random_pairs, positions=[(0, 1)]) != whole
+
+
 def test_the_embedding_reaches_the_answer_only_by_the_first_head(
     two_layer: TransformerBridge, pairs: ContrastPairs
 ) -> None:
@@ -301,6 +371,19 @@ def test_the_result_tells_its_numbers_and_is_saved_whole(
     assert isinstance(again, path_patching.PathPatchingResult)
     assert again.summary() == found.summary()
     np.testing.assert_array_equal(again.per_prompt, found.per_prompt)
+    assert found.provenance.parameters == path_patching.parameters(pairs)
+
+
+def test_a_result_with_positions_is_saved_whole(
+    two_layer: TransformerBridge, pairs: ContrastPairs, tmp_path: Path
+) -> None:
+    sets = ["last token", (0, 1), -2]
+    found = path_patching.path_patch(two_layer, pairs, positions=sets)
+    again = results.Result.load(found.save(tmp_path / "result"))
+    assert isinstance(again, path_patching.PathPatchingResult)
+    assert again.positions == ("last token", "0, 1", "-2")
+    assert again.position_sets() == sets
+    assert found.provenance.parameters == path_patching.parameters(pairs, positions=sets)
 
 
 def test_the_figure_shows_layers_heads_and_mlps(
@@ -313,13 +396,15 @@ def test_the_figure_shows_layers_heads_and_mlps(
     np.testing.assert_allclose(np.array(grid.z, dtype=float), expected)
     bars = path_patching.path_patch(two_layer, pairs, senders=["input", "a1.h1"]).figure()
     assert isinstance(bars.data[0], go.Bar)
+    assert found.cells == {"a0.h0": (0, 0), "m0": (0, 2), "a1.h1": (1, 1)}
+    assert path_patching.path_patch(two_layer, pairs, senders=["input"]).cells == {}
 
 
 def test_the_script_computes_the_same(
     random_model: TransformerBridge, random_pairs: ContrastPairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = path_patching.path_patch(
-        random_model, random_pairs, receivers=["a1.h0<q>"], through=["m0"], positions=[1, -1]
+        random_model, random_pairs, receivers=["a1.h0<q>"], through=["m0"], positions=[(1, 2), -1]
     )
     monkeypatch.setattr(workbench, "load_model", lambda name: random_model)
     scope: dict[str, Any] = {}
@@ -370,8 +455,11 @@ def test_progress_rises_to_the_end_and_can_cancel(
         ({"metric": "loss"}, "unknown metric 'loss'"),
         ({"direction": "sideways"}, "expected one of noising, denoising"),
         ({"confidence": 2.0}, "expected a level between 0 and 1"),
-        ({"positions": [4]}, "expected some of -4 to 3"),
-        ({"positions": []}, "expected some of -4 to 3"),
+        ({"positions": [4]}, "position 4 is not in every prompt; expected indices from -4 to 3"),
+        ({"positions": [(0, -5)]}, "expected indices from -4 to 3"),
+        ({"positions": ["the verb"]}, "no position set is called 'the verb'"),
+        ({"positions": "last token"}, "expected a list of position sets: 'last token'"),
+        ({"positions": []}, "expected a list of position sets"),
     ],
 )
 def test_bad_arguments_are_refused(

@@ -16,6 +16,7 @@ import itertools
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ from tests import hand_wired
 from workbench import ContrastPairs
 from workbench.core.engine import patching
 
-TRIALS = 5
-# Most forward passes of the other side in one trial.
-SAMPLE = 120
+TRIALS = 3
+# Most forward passes of the other side in one trial; those of a large model take half a second.
+SAMPLE, SAMPLE_OF_LARGE = 120, 30
+_LARGE = 50_000_000
 EXACT = 1e-5
 Maker = Callable[[], tuple[TransformerBridge, ContrastPairs]]
 Setter = Callable[..., torch.Tensor]
@@ -115,20 +117,27 @@ def _pairs(model: TransformerBridge, length: int, shared: int, n: int = 4) -> Co
 
 
 @functools.cache
-def _gpt2_shape() -> TransformerBridge:
+def _gpt2(**shape: int) -> TransformerBridge:
+    """A GPT-2 of some shape with random weights and the vocabulary of the real one."""
     torch.manual_seed(0)
-    network = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    network = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).eval()
     tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=False)
     return TransformerBridge.boot_transformers("gpt2", hf_model=network, tokenizer=tokenizer).eval()
 
 
 def gpt2_shape(shared: int) -> tuple[TransformerBridge, ContrastPairs]:
-    """The shape of GPT-2 small with random weights, 4 pairs of 15 tokens."""
-    return _gpt2_shape(), _pairs(_gpt2_shape(), 15, shared)
+    """The shape of GPT-2 small, 4 pairs of 15 tokens."""
+    return _gpt2(), _pairs(_gpt2(), 15, shared)
 
 
 def four_layers() -> tuple[TransformerBridge, ContrastPairs]:
-    """Four layers of width 256 with random weights, 4 pairs of 15 tokens."""
+    """A GPT-2 of 4 layers and width 256, 4 pairs of 15 tokens."""
+    model = _gpt2(n_layer=4, n_embd=256, n_head=8)
+    return model, _pairs(model, 15, 3)
+
+
+def small_vocabulary() -> tuple[TransformerBridge, ContrastPairs]:
+    """The same width and depth as a native bridge with 512 tokens: nothing to save at the end."""
     config = TransformerBridgeConfig(
         d_model=256,
         d_head=32,
@@ -168,7 +177,11 @@ ROWS: dict[tuple[str, str], Maker] = {
     },
     **{
         (name, table): maker
-        for name, maker in (("4 layers, d_model 256", four_layers), ("stories260K", stories))
+        for name, maker in (
+            ("4 layers, d_model 256", four_layers),
+            ("the same, native with 512 tokens", small_vocabulary),
+            ("stories260K", stories),
+        )
         for table in TABLES
     },
 }
@@ -197,7 +210,8 @@ def compare(
     sizes = {"layer": model.cfg.n_layers, "pos": clean.shape[1], "head": model.cfg.n_heads}
     every = list(itertools.product(*(range(sizes[axis]) for axis in table.axes)))
     # The last position and the last layer among them; the same cells in every trial.
-    step = max(1, len(every) // SAMPLE)
+    large = sum(p.numel() for p in model.original_model.parameters()) > _LARGE
+    step = max(1, len(every) // (SAMPLE_OF_LARGE if large else SAMPLE))
     cells = every[::-step][::-1]
     frame = pd.DataFrame(cells, columns=list(table.axes))
 
@@ -243,6 +257,8 @@ def compare(
 def main(chosen: list[str]) -> None:
     """Print the rows whose names hold any of the given texts, or all."""
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    transformer_lens.patching.tqdm = lambda iterable, **_: iterable
     for (case, table), maker in ROWS.items():
         name = f"{case}, {table}"
         if chosen and not any(text in name for text in chosen):

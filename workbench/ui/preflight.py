@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import streamlit as st
 
 from workbench.ui import escaping
+from workbench.ui import pairs as choosing
 
 if TYPE_CHECKING:
     from workbench.core.engine.preflight import Preflight
@@ -27,17 +27,7 @@ def show(checks: Preflight, pairs: ContrastPairs) -> None:
             sentence = escaping.markdown(f"{check.name}: {check.detail}")
             st.markdown(f"{check.mark} {sentence}")
         which = st.number_input("Pair", 1, len(pairs), 1, key=f"aligned:{pairs.digest()}") - 1
-        st.dataframe(_aligned(pairs, which))
+        st.dataframe(choosing.alignment_frame(pairs, which))
         right = ", ".join(map(repr, pairs.answer_strings[which]))
         wrong = ", ".join(map(repr, pairs.wrong_strings[which])) or "none"
         st.caption(escaping.markdown(f"correct answer: {right}; wrong answer: {wrong}"))
-
-
-def _aligned(pairs: ContrastPairs, which: int) -> pd.DataFrame:
-    """Clean over corrupted, a column a position, with the positions that differ marked."""
-    clean, corrupted = pairs.clean_strings[which], pairs.corrupted_strings[which]
-    ids = zip(pairs.clean_tokens[which], pairs.corrupted_tokens[which], strict=True)
-    marks = ["" if a == b else "≠" for a, b in ids]
-    columns = [str(position) for position in range(len(clean))]
-    rows = [list(clean), list(corrupted), marks]
-    return pd.DataFrame(rows, index=["clean", "corrupted", ""], columns=columns)

@@ -312,9 +312,15 @@ def test_scores_that_are_at_hand_are_not_computed_again_and_change_nothing(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"method": "eap"}, "method = 'eap_ig', and the circuit is asked for with 'eap'"),
-        ({"steps": 7}, "steps = 5, and the circuit is asked for with 7"),
-        ({"metric": "probability"}, "metric = 'logit_difference', and the circuit is asked"),
+        (
+            {"method": "eap", "held_out": 0.0},
+            "method = 'eap_ig', and the circuit is asked for with 'eap'",
+        ),
+        ({"steps": 7, "held_out": 0.0}, "steps = 5, and the circuit is asked for with 7"),
+        (
+            {"metric": "probability", "held_out": 0.0},
+            "metric = 'logit_difference', and the circuit is asked",
+        ),
         ({"held_out": 0.5}, "the scores were made of other pairs"),
     ],
 )
@@ -322,7 +328,7 @@ def test_scores_of_something_else_are_refused(arguments: dict[str, Any], sentenc
     model, pairs, _ = wired("induction")
     scores = attribution.attribute_edges(model, pairs, method="eap_ig")
     with pytest.raises(ValueError, match=sentence):
-        circuits.discover(model, pairs, **{"held_out": 0.0, "scores": scores, **arguments})
+        circuits.discover(model, pairs, scores=scores, **arguments)
 
 
 def test_scores_of_a_model_with_other_weights_are_refused() -> None:

@@ -346,9 +346,7 @@ def test_a_small_budget_splits_the_run_and_changes_nothing(
 
 
 def test_a_model_that_cannot_be_taken_apart_runs_the_plain_way_and_says_so() -> None:
-    config = transformers.BloomConfig(
-        vocab_size=16, hidden_size=16, n_layer=2, n_head=4
-    )
+    config = transformers.BloomConfig(vocab_size=16, hidden_size=16, n_layer=2, n_head=4)
     network = transformers.BloomForCausalLM(config).eval()
     model = TransformerBridge.boot_transformers(
         "bloom",

@@ -228,14 +228,17 @@ def measure(
     patched = np.full((n, *asked.shape), np.nan)
     clean, corrupted = np.empty(n), np.empty(n)
     cells_in_all, done = max(1, int(asked.sum()) * len(batches)), 0
-    first = _first_reached(model, pairs, intervention)
+    first, causal = _first_reached(model, pairs, intervention), preflight.is_causal(model)
     for indices in batches:
         progress(done / cells_in_all, f"{len(indices)} prompts unpatched")
         batch = runner.batch(indices, source)
         clean[indices], corrupted[indices] = batch.clean, batch.corrupted
         unpatched = (batch.clean, batch.corrupted)[source.ends[0]]
         out = np.where(asked, unpatched[:, None, None], np.nan)
-        where = [_reaching(cells.spots(c, indices, source.ends), first[indices]) for c in columns]
+        where = [
+            _reaching(cells.spots(column, indices, source.ends), first[indices], column.key, causal)
+            for column in columns
+        ]
         for more in batch.fill(out, slots, where, [column.key for column in columns], asked):
             done += more
             progress(done / cells_in_all, f"cell {done} of {cells_in_all}")
@@ -321,6 +324,12 @@ def _first_reached(
     return first if own else np.zeros_like(first)
 
 
-def _reaching(where: cells.Spots, first: Int[np.ndarray, " batch"]) -> cells.Spots:
+def _reaching(
+    where: cells.Spots, first: Int[np.ndarray, " batch"], key: int | None, causal: bool
+) -> cells.Spots:
+    """The positions at which writing can change anything."""
+    if key is not None and causal:
+        # No query looks ahead, whatever is written.
+        where = where.where(where.at >= key)
     moved = where.at != where.taken
     return where.where(moved | (where.at >= first[where.prompts]))

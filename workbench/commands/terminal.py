@@ -1,0 +1,151 @@
+"""The terminal: sentences and tables on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich.console
+import rich.measure
+import rich.progress
+import rich.table
+import rich.text
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.core.engine import preflight
+    from workbench.core.results import Result
+
+_out = rich.console.Console()
+_err = rich.console.Console(stderr=True)
+# Wide enough for any table: what is read by a program must not be folded.
+_NO_LIMIT = 10_000
+
+
+def say(text: str) -> None:
+    """Print a sentence, as it stands.
+
+    Args:
+        text: What to print; brackets in it are no markup.
+    """
+    _out.print(text, markup=False, highlight=False)
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Print a table.
+
+    Args:
+        titles: Titles of the columns.
+        rows: Their cells; brackets in them are no markup.
+        title: What stands above the table.
+    """
+    made = rich.table.Table(*titles, title=title or None, title_justify="left")
+    for column in made.columns:
+        column.overflow = "fold"
+    for row in rows:
+        made.add_row(*map(rich.text.Text, row))
+    if _out.is_terminal:
+        _out.print(made)
+        return
+    wide = _out.options.update(width=_NO_LIMIT)
+    width = rich.measure.Measurement.get(_out, wide, made).maximum
+    rich.console.Console(width=max(width, len(title))).print(made)
+
+
+def number(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """A number with its interval, if it has one.
+
+    Args:
+        value: The number.
+        low: Lower bound.
+        high: Upper bound.
+
+    Returns:
+        For example `0.912 [0.874, 0.951]`.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{value:.3f}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def checks(found: preflight.Preflight) -> None:
+    """Print what was checked before a run.
+
+    Args:
+        found: The outcome.
+    """
+    for check in found.checks:
+        say(f"{check.mark} {check.name}: {check.detail}")
+
+
+def notes(result: Result) -> None:
+    """Print how a result was computed, where there is something to know about it.
+
+    Args:
+        result: The result.
+    """
+    for note in result.provenance.notes:
+        say(f"How it was run: {note}")
+
+
+def save(result: Result, folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Save a result with its tables and its figure, for those who read no safetensors.
+
+    Args:
+        result: The result.
+        folder: Where to.
+        tables: CSV files by name.
+
+    Raises:
+        ValueError: If the place holds something else, or cannot be written.
+    """
+    saved = result.save(folder)
+    try:
+        for name, frame in tables.items():
+            frame.to_csv(saved / f"{name}.csv", index=False)
+        result.figure().write_html(saved / "figure.html", include_plotlyjs=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {saved}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def one_sentence_for_bad_input() -> Generator[None]:
+    """End with exit code 2 and one sentence where the input was wrong.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Exit: With code 2 for wrong input, 130 where a person interrupted.
+    """
+    try:
+        yield
+    except ValueError as error:
+        _err.print(f"workbench: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        _err.print("workbench: interrupted; nothing was saved")
+        raise typer.Exit(130) from error
+
+
+@contextlib.contextmanager
+def progress() -> Generator[Callable[[float, str], None]]:
+    """A rich progress bar on standard error; gone when the run is over.
+
+    Yields:
+        What to call with the fraction done and a note.
+    """
+    columns = (
+        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=_err, transient=True) as bar:
+        row = bar.add_task("starting", total=1.0)
+        yield lambda fraction, note: bar.update(row, completed=fraction, description=note)
