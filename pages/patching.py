@@ -9,15 +9,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from analyses import activation_patching
 from workbench.core import plots, runs
-from workbench.core.engine import metrics, sites
+from workbench.core.engine import cells, metrics, sites
 from workbench.core.engine import preflight as checking
-from workbench.core.models import card
+from workbench.core.models import card, dictionaries
 from workbench.ui import (
     downloads,
     escaping,
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from workbench.core.prompts.pairs import ContrastPairs
 
 NAMED = "named sets"
+UNITS = ("neuron", "latent")
 CHOICES = {
-    "site": list(sites.SITES),
+    "site": list(activation_patching.SITES),
     "direction": [
         *activation_patching.DIRECTIONS,
         *(f"{name} ablation" for name in activation_patching.ABLATIONS),
@@ -56,7 +58,22 @@ MEANING = {
 }
 
 
-def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options]:
+@dataclasses.dataclass(frozen=True)
+class Extras:
+    """What only some sites and ablations ask for.
+
+    Attributes:
+        dictionary: Folder of a sparse autoencoder.
+        along_answer: Patch only what lies along the answer direction.
+        reference: Texts of a mean ablation.
+    """
+
+    dictionary: str = ""
+    along_answer: bool = False
+    reference: tuple[str, ...] = ()
+
+
+def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options, Extras]:
     """Draw the controls, and forget the run in the address when they change."""
     choice = pairs.choose(model)
     columns = dict(zip(CHOICES, st.columns(len(CHOICES)), strict=True))
@@ -76,21 +93,49 @@ def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options]:
         positions=pick("positions", CHOICES["positions"] + weights),
         ablation=how.removesuffix(" ablation") if ablated else None,
     )
-    st.caption(f"{sites.SITES[site].title.capitalize()}: {MEANING[how]}?")
-    if site == "neuron":
+    title = sites.SITES[site].title if site in sites.SITES else "latents of a dictionary"
+    st.caption(f"{title.capitalize()}: {MEANING[how]}?")
+    extras = ask_extras(options)
+    # A page's own classes are made anew each time it runs, so only their values can be compared.
+    now = [model, choice.description if choice else None, options, dataclasses.astuple(extras)]
+    if st.session_state.setdefault("asked", now) != now:
+        st.session_state["asked"] = now
+        forget_run()
+    return choice, options, extras
+
+
+def ask_extras(options: activation_patching.Options) -> Extras:
+    """Draw what only some sites and ablations ask for."""
+    site, extras = options["site"], Extras()
+    if site in UNITS:
         options["top"] = st.number_input(
-            "Neurons to measure: those with the largest estimated effect",
+            f"How many {site}s to measure: those with the largest estimated effect",
             min_value=1,
             max_value=500,
             value=20,
             key="top",
             bind="query-params",
         )
-    now = [model, choice.description if choice else None, options]
-    if st.session_state.setdefault("asked", now) != now:
-        st.session_state["asked"] = now
-        forget_run()
-    return choice, options
+    if site == "latent":
+        # A folder is typed by the person at the keyboard, and never taken from the address.
+        folder = st.text_input("Folder of a sparse autoencoder, as sae-lens writes it")
+        extras = dataclasses.replace(extras, dictionary=folder.strip())
+    if site in cells.VECTOR_SITES and site not in UNITS:
+        along = st.toggle(
+            "Only along the answer direction",
+            key="along",
+            bind="query-params",
+            help="Write over what the activation has along (correct − wrong) of the unembedding, "
+            "and leave the rest: how much of the effect is written for the answer directly?",
+        )
+        extras = dataclasses.replace(extras, along_answer=along)
+    if options["ablation"] == "mean":
+        texts = st.text_area(
+            "Reference texts, one a line (without any, the mean is over the pairs)", height=80
+        )
+        lines = tuple(line for line in texts.splitlines() if line.strip())
+        extras = dataclasses.replace(extras, reference=lines)
+    return extras
 
 
 def forget_run() -> None:
@@ -105,8 +150,8 @@ def narrowed(
     """Which named positions and which layers, once model and pairs are there; None for none."""
     asked = activation_patching.Options(**options)
     many = asked["positions"] in (NAMED, "pairs")
-    where, which = st.columns(2) if many else (None, st.container())
-    if asked["positions"] == NAMED and where is not None:
+    where, which = st.columns(2) if many else (st.container(), st.container())
+    if asked["positions"] == NAMED:
         names = chosen.position_names()
         shown = where.multiselect(
             "Positions, each set patched by itself",
@@ -118,14 +163,45 @@ def narrowed(
             st.info("Choose at least one set of positions.")
             return None
         asked["positions"] = tuple(shown)
-    if many or asked["site"] == "neuron":
+    if asked["positions"] == "pairs" or asked["site"] == "neuron":
         layers = range(int(model.cfg.n_layers))
         picked = which.multiselect("Layers (all, if none is chosen)", layers, key="layers")
         asked["layers"] = tuple(sorted(picked)) or None
     return asked
 
 
-def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Options) -> None:
+def with_extras(
+    model: TransformerBridge,
+    chosen: ContrastPairs,
+    options: activation_patching.Options,
+    extras: Extras,
+) -> activation_patching.Options | None:
+    """Options with what the extras name; None while it is missing, which the page then says."""
+    asked = activation_patching.Options(**options)
+    if extras.along_answer:
+        try:
+            asked["directions"] = activation_patching.answer_direction(model, chosen)
+        except ValueError as error:
+            st.error(escaping.markdown(str(error)))
+            return None
+    if asked["site"] == "latent":
+        if not extras.dictionary:
+            st.info("Name the folder of a sparse autoencoder to patch its latents.")
+            return None
+        dictionary = steps.step(
+            jobs.job_key("dictionary", extras.dictionary),
+            lambda _: dictionaries.load_dictionary(extras.dictionary),
+            label="Reading the dictionary",
+        )
+        if dictionary is None:
+            return None
+        asked["dictionary"] = dictionary
+    return asked
+
+
+def find_or_run(
+    name: str, choice: pairs.Choice, options: activation_patching.Options, extras: Extras
+) -> None:
     """Preflight, then a button; ends with the run in the address, stored before or made now."""
     model = subject.loaded(name)
     if model is None:
@@ -136,10 +212,13 @@ def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Op
         lambda _: choice.make(model),
         label="Tokenizing",
     )
-    asked = None if chosen is None else narrowed(model, chosen, options)
-    if chosen is None or asked is None:
+    if chosen is None:
         return
-    made_by = activation_patching.parameters(chosen, asked)
+    asked = narrowed(model, chosen, options)
+    asked = None if asked is None else with_extras(model, chosen, asked, extras)
+    if asked is None:
+        return
+    made_by = activation_patching.parameters(chosen, asked, reference=extras.reference)
     run = runs.run_id(activation_patching.ANALYSIS, mark, made_by)
     store = runs.RunStore()
     if store.find(activation_patching.PatchingResult, run) is not None:
@@ -158,7 +237,12 @@ def find_or_run(name: str, choice: pairs.Choice, options: activation_patching.Op
     def work(report: jobs.Report) -> str:
         arguments: dict[str, Any] = dict(asked)
         result = activation_patching.patch(
-            model, chosen, **arguments, checks=checks, progress=report
+            model,
+            chosen,
+            **arguments,
+            reference=extras.reference,
+            checks=checks,
+            progress=report,
         )
         return store.put(result, title=f"{asked['site']}, {chosen.name}")
 
@@ -213,7 +297,7 @@ def show(result: activation_patching.PatchingResult, run: str) -> None:
         st.caption(f"{how} to see what the model says before and after that patch.")
     else:
         show_cell(result, cell)
-    if result.site != "neuron":
+    if result.site not in UNITS and not len(result.directions):
         show_comparison(result)
     st.subheader("The code that reproduces it")
     st.code(result.script(), language="python")
@@ -239,13 +323,27 @@ def show_cell(result: activation_patching.PatchingResult, cell: tuple[int, ...])
     prompt = st.selectbox(
         "Prompt", range(len(texts)), format_func=lambda i: f"{i + 1}: {texts[i]}", key="prompt"
     )
-    seen = activation_patching.inspect_cell(model, result, cell, prompt=prompt or 0)
+    dictionary = the_dictionary_of(result)
+    if result.site == "latent" and dictionary is None:
+        st.caption("Name the folder of its dictionary above to see single runs.")
+        return
+    seen = activation_patching.inspect_cell(
+        model, result, cell, prompt=prompt or 0, dictionary=dictionary
+    )
     st.markdown(escaping.markdown(seen.summary()))
     picture, table = st.columns(2)
     with picture:
         st.plotly_chart(plots.on_page(seen.figure(), st.context.theme.type), theme=None)
     digits = {name: st.column_config.NumberColumn(format="%.4f") for name in seen.COLUMNS}
     table.dataframe(seen.to_frame(), hide_index=True, column_config=digits)
+
+
+def the_dictionary_of(result: activation_patching.PatchingResult) -> Any:
+    """The dictionary whose latents a result is of, where its folder has been named."""
+    job = jobs.manager().find(jobs.job_key("dictionary", extras.dictionary))
+    found = job.result if job is not None and job.state == "finished" else None
+    mark = result.provenance.parameters.get("dictionary")
+    return found if found is not None and activation_patching.mark_of(found) == mark else None
 
 
 def show_comparison(result: activation_patching.PatchingResult) -> None:
@@ -289,7 +387,7 @@ st.title("Which layer and position carry this behaviour?")
 shared = st.query_params.get("run", "")
 picked = subject.pick()
 if picked is not None or shared:
-    choice, options = ask(picked or "")
+    choice, options, extras = ask(picked or "")
     shared = st.query_params.get("run", "")
     found = runs.RunStore().find(activation_patching.PatchingResult, shared)
     if found is not None:
@@ -298,4 +396,4 @@ if picked is not None or shared:
         if shared:
             st.info("This run is not stored on this machine; it can be made again from here.")
         if picked is not None and choice is not None:
-            find_or_run(picked, choice, options)
+            find_or_run(picked, choice, options, extras)

@@ -2,9 +2,10 @@
 
 1. Every file in pages/ is a page; its address is the file's name.
 2. The title in the navigation is what the file's docstring opens with, up to the first colon.
-3. The Model page comes first and is shown by default; the others follow in order of their titles.
+3. The Model page comes first and is shown by default. The next ones go from the coarse question to
+   the finer one; whatever else there is follows in order of its titles.
 
-A new page is a new file: nothing is registered here.
+A new page is a new file: nothing has to be registered here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import streamlit as st
 
 PAGES = Path(__file__).resolve().parent.parent / "pages"
-FIRST = "model"
+FIRST = ("model", "patching", "paths", "circuits")
 
 
 def page_title(path: Path) -> str:
@@ -36,10 +37,11 @@ def main() -> None:
     """Set up the window and run the page that the address names."""
     st.set_page_config(layout="wide")
     titles = {path: page_title(path) for path in PAGES.glob("*.py")}
-    ordered = sorted(titles, key=lambda path: (path.stem != FIRST, titles[path]))
+    rank = {stem: place for place, stem in enumerate(FIRST)}
+    ordered = sorted(titles, key=lambda path: (rank.get(path.stem, len(rank)), titles[path]))
     st.navigation(
         [
-            st.Page(path, title=titles[path], url_path=path.stem, default=path.stem == FIRST)
+            st.Page(path, title=titles[path], url_path=path.stem, default=path.stem == FIRST[0])
             for path in ordered
         ]
     ).run()

@@ -36,6 +36,7 @@ from analyses.activation_patching.comparison import (
     compare_like,
 )
 from analyses.activation_patching.comparison import parameters_like as comparison_parameters
+from analyses.activation_patching.directions import answer_direction
 from analyses.activation_patching.inspection import CellInspection, inspect_cell
 from analyses.activation_patching.measuring import (
     ABLATIONS,
@@ -51,6 +52,7 @@ from analyses.activation_patching.measuring import (
     patch,
 )
 from analyses.activation_patching.result import DISCOVERIES, Grid, PatchingResult
+from analyses.activation_patching.units import mark_of
 
 __all__ = [
     "ABLATIONS",
@@ -68,11 +70,13 @@ __all__ = [
     "Grid",
     "Options",
     "PatchingResult",
+    "answer_direction",
     "check",
     "compare",
     "compare_like",
     "comparison_parameters",
     "inspect_cell",
+    "mark_of",
     "parameters",
     "patch",
 ]

@@ -41,7 +41,7 @@ _UNIT_SITES = ("neuron", "latent")
 
 
 class Options(TypedDict):
-    """What is patched and measured; the choices of a page or a command."""
+    """What is patched and measured, as `patch` takes it; the choices of a page or a command."""
 
     site: str
     metric: str
@@ -49,7 +49,11 @@ class Options(TypedDict):
     positions: cells.Positions
     ablation: str | None
     layers: NotRequired[Sequence[int] | None]
+    units: NotRequired[Sequence[tuple[int, int]] | Sequence[int] | None]
     top: NotRequired[int | None]
+    directions: NotRequired[torch.Tensor | None]
+    dictionary: NotRequired[cells.Dictionary | None]
+    at: NotRequired[str | None]
 
 
 class Bootstrap(TypedDict):
@@ -145,15 +149,18 @@ def patch(  # noqa: PLR0913 -- one call covers every kind of patch; all have def
         positions=positions,
         ablation=ablation,
         layers=layers,
+        units=units,
         top=top,
+        directions=directions,
+        dictionary=dictionary,
+        at=at,
     )
     bootstrap = Bootstrap(confidence=confidence, n_resamples=n_resamples, seed=seed)
     _require_arguments(pairs, options, metric, confidence)
     intervention = interventions.Intervention(
         direction == "denoising", ablation, tuple(reference), seed
     )
-    question = _Question(site, layers, units, top, directions, dictionary, at)
-    question.require()
+    question = _Question.of(options)
     kind = question.kind
     checks = checks or preflight.check(
         model,
@@ -162,7 +169,7 @@ def patch(  # noqa: PLR0913 -- one call covers every kind of patch; all have def
         metric=metric,
         positions=positions,
         ablation=ablation,
-        layers=question.layers_in(model),
+        layers=question.layers_in(),
         units=question.count,
         memory=memory,
         progress=running.part(report, 0.0, 0.1),
@@ -194,12 +201,11 @@ def patch(  # noqa: PLR0913 -- one call covers every kind of patch; all have def
     effects, interval = _effects(moved, clean - corrupted, normalised, bootstrap)
     flat = moved.reshape(len(pairs), -1)
     change_interval = evidence.mean_interval(flat, **bootstrap).reshape(interval.shape)
-    made_by = parameters(pairs, options, bootstrap, reference) | question.parameters()
     return PatchingResult(
         provenance=results.provenance(
             model,
             analysis=ANALYSIS,
-            parameters=made_by,
+            parameters=parameters(pairs, options, bootstrap, reference),
             seed=seed,
             wall_time=time.perf_counter() - started,
             notes=(measured.engine,),
@@ -251,8 +257,7 @@ def check(
     Raises:
         ValueError: As for `patch`.
     """
-    layers = options.get("layers")
-    question = _Question(options["site"], layers, None, options.get("top"), None, None, None)
+    question = _Question.of(options)
     return preflight.check(
         model,
         pairs,
@@ -260,7 +265,7 @@ def check(
         metric=options["metric"],
         positions=options["positions"],
         ablation=options["ablation"],
-        layers=layers,
+        layers=question.layers_in(),
         units=question.count,
         progress=progress,
     )
@@ -283,19 +288,17 @@ def parameters(
     Returns:
         JSON types only.
     """
-    level = bootstrap or DEFAULT_BOOTSTRAP
     layers = options.get("layers")
-    top = options.get("top")
     return {
-        **options,
-        **level,
+        **{name: options[name] for name in ("site", "metric", "direction", "ablation")},
+        **(bootstrap or DEFAULT_BOOTSTRAP),
         "positions": write_positions(options["positions"]),
-        "layers": None if layers is None else list(layers),
-        "top": (top or TOP) if options["site"] in _UNIT_SITES else None,
+        "layers": None if layers is None else sorted(set(layers)),
         "reference": list(reference),
         "pairs": pairs.digest(),
         # Named sets may stand elsewhere in equal pairs.
         "spans": [] if isinstance(options["positions"], str) else _spans_mark(pairs),
+        **_Question.of(options).parameters(),
     }
 
 
@@ -318,8 +321,15 @@ class _Question:
     dictionary: cells.Dictionary | None
     at: str | None
 
-    def require(self) -> None:
-        """Check that what is given belongs together."""
+    @classmethod
+    def of(cls, options: Options) -> _Question:
+        """Of some options, if they belong together."""
+        given: dict[str, Any] = dict(options)
+        question = cls(*(given.get(field.name) for field in dataclasses.fields(cls)))
+        question._require()
+        return question
+
+    def _require(self) -> None:
         if self.site not in SITES:
             raise ValueError(f"unknown site {self.site!r}; expected one of {', '.join(SITES)}")
         if (self.site == "latent") != (self.dictionary is not None):
@@ -356,7 +366,7 @@ class _Question:
             return len(self.units) if self.units is not None else self.top or TOP
         return None
 
-    def layers_in(self, model: TransformerBridge) -> list[int] | None:
+    def layers_in(self) -> list[int] | None:
         """Layers that are patched."""
         if self.dictionary is not None:
             return [choosing.site_of(self.dictionary, self.at)[1]]
@@ -371,7 +381,7 @@ class _Question:
         intervention: interventions.Intervention,
     ) -> choosing.Units:
         """Neurons or latents, by name or by their estimated effect."""
-        layers = self.layers_in(model) or list(range(int(model.cfg.n_layers)))
+        layers = self.layers_in() or list(range(int(model.cfg.n_layers)))
         cells.slots(model, cells.place(model, self.kind), layers)
         if self.units is None:
             return choosing.strongest(
@@ -418,8 +428,10 @@ class _Question:
         return place.vectors.cpu().numpy()
 
     def parameters(self) -> dict[str, Any]:
-        """What of it `parameters` cannot know, as JSON types."""
+        """What of it determines a result, as JSON types."""
         found: dict[str, Any] = {}
+        if self.site in _UNIT_SITES and self.units is None:
+            found["top"] = self.top or TOP
         if self.units is not None:
             found["units"] = [u if isinstance(u, int) else list(u) for u in self.units]
         if self.directions is not None:

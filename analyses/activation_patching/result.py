@@ -306,12 +306,9 @@ class PatchingResult(results.Result):
     def _title(self) -> str:
         if self.site == "latent":
             return "latents of a dictionary"
-        title = sites.SITES[self.site].title
-        return (
-            f"{self._size('direction')} directions of the {title}"
-            if len(self.directions)
-            else title
-        )
+        title, count = sites.SITES[self.site].title, len(self.directions)
+        along = "one direction of the " if count == 1 else f"{count} directions of the "
+        return along + title if count else title
 
     def _doing(self) -> str:
         return f"{self.ablation}-ablating".capitalize() if self.ablation else self.direction.title()

@@ -215,7 +215,8 @@ class Minimality(results.Result):
         if self.null.size:
             level = float(np.quantile(self.null, 1 - _DISCOVERIES))
             text = "95 % of random nodes"
-            figure.add_hline(y=level, line={"dash": "dash"}, annotation_text=text)
+            line = {"dash": "dash", "color": plots.COLOURS[-1]}
+            figure.add_hline(y=level, line=line, annotation_text=text)
         return figure
 
     def summary(self) -> str:

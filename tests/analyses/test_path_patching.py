@@ -194,10 +194,9 @@ def test_only_the_position_that_the_head_writes_at_matters(
 def test_a_named_set_is_where_each_prompt_has_it(
     random_model: TransformerBridge, random_pairs: ContrastPairs
 ) -> None:
-    # They differ first at positions 1, 1 and 1 and last at 4, 4 and 2 (of 0 to 4).
     found = path_patching.path_patch(random_model, random_pairs, positions=["differing tokens"])
     assert found.positions == ("differing tokens",)
-    sets = ((1, 2, 4), (1, 2, 4), (1, 2))
+    sets = ((2, 5), (2, 5), (2, 3))
     for i, where in enumerate(sets):
         one = random_pairs.subset([i])
         assert one.position_set("differing tokens").clean == (where,)
@@ -208,8 +207,8 @@ def test_a_named_set_is_where_each_prompt_has_it(
 def test_several_position_sets_are_patched_at_once(
     random_model: TransformerBridge, random_pairs: ContrastPairs
 ) -> None:
-    expected = path_patching.path_patch(random_model, random_pairs, positions=[0, 1, 4])
-    for sets in (["last token", (0, 1)], [(1, -1), 0, 1], [-1, "first difference", 0]):
+    expected = path_patching.path_patch(random_model, random_pairs, positions=[1, 2, 5])
+    for sets in (["last token", (1, 2)], [(2, -1), 1, 2], [-1, "first difference", 1]):
         found = path_patching.path_patch(random_model, random_pairs, positions=sets)
         np.testing.assert_array_equal(found.per_prompt, expected.per_prompt)
 
@@ -219,16 +218,15 @@ def test_every_set_of_positions_together_is_no_choice_at_all(
 ) -> None:
     everywhere = path_patching.path_patch(random_model, random_pairs, receivers=["a1.h1"])
     found = path_patching.path_patch(
-        random_model, random_pairs, receivers=["a1.h1"], positions=[(0, 1, 2, 3, 4)]
+        random_model, random_pairs, receivers=["a1.h1"], positions=[(0, 1, 2, 3, 4, 5)]
     )
     np.testing.assert_array_equal(found.per_prompt, everywhere.per_prompt)
-    assert "patched at 0, 1, 2, 3, 4 only" in found.summary()
+    assert "patched at 0, 1, 2, 3, 4, 5 only" in found.summary()
 
 
 def test_a_set_that_lies_elsewhere_in_the_other_prompt_is_taken_from_there(
     two_layer: TransformerBridge,
 ) -> None:
-    """The first head writes at the last position only; its output there moves to the name."""
     pairs = ContrastPairs.from_text(
         two_layer,
         ["ape bee cat dog"],
@@ -239,10 +237,14 @@ def test_a_set_that_lies_elsewhere_in_the_other_prompt_is_taken_from_there(
     )
     (span,) = pairs.spans
     assert (span.clean, span.corrupted) == (((3,),), ((2,),))
-    # At position 2 of the corrupted run the head wrote nothing of its answer: half is lost.
-    found = path_patching.path_patch(two_layer, pairs, senders=["a0.h0"], positions=["end"])
-    whole = path_patching.path_patch(two_layer, pairs, senders=["a0.h0"])
-    assert found.effects[0] != pytest.approx(whole.effects[0])
+    how: dict[str, Any] = {"senders": ["a0.h0"], "positions": ["end"]}
+    # The head looks at "ape cat cat" alike from there and writes two thirds of "cat"; at the end of
+    # the clean prompt it would have written all of "bee".
+    found = path_patching.path_patch(two_layer, pairs, **how)
+    assert found.effects[0] == pytest.approx(DIRECT * (1 + 2 / 3) / 2)
+    # The other way around it writes over a position that the logits do not read.
+    back = path_patching.path_patch(two_layer, pairs, **how, direction="denoising")
+    assert back.effects[0] == 0
 
 
 def test_equal_pairs_with_other_sets_of_one_name_are_other_runs(

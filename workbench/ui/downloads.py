@@ -51,7 +51,11 @@ def offer(result: Result, *, run: str, folder: Path, name: str) -> None:
     )
     here = urlsplit(st.context.url or "")
     # All that stands in the address, so that the controls come back as they are.
-    query = urlencode({**st.query_params.to_dict(), "run": run})
+    asked = st.query_params
+    query = urlencode(
+        [(name, value) for name in asked for value in asked.get_all(name) if name != "run"]
+        + [("run", run)]
+    )
     st.caption(escaping.markdown(f"Saved as run {run} in {folder}. The link that reopens it:"))
     st.code(f"{here.scheme}://{here.netloc}{here.path}?{query}", language=None)
 
