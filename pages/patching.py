@@ -94,7 +94,7 @@ def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options, E
         ablation=how.removesuffix(" ablation") if ablated else None,
     )
     title = sites.SITES[site].title if site in sites.SITES else "latents of a dictionary"
-    st.caption(f"{title.capitalize()}: {MEANING[how]}?")
+    st.caption(f"{title[0].upper()}{title[1:]}: {MEANING[how]}?")
     extras = ask_extras(options)
     # A page's own classes are made anew each time it runs, so only their values can be compared.
     now = [model, choice.description if choice else None, options, dataclasses.astuple(extras)]

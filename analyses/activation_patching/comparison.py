@@ -41,6 +41,8 @@ _REASONS = {
     ("resample", 1): "another prompt's value destroys more than its own corrupted one",
     ("resample", -1): "another prompt's value destroys less than its own corrupted one",
 }
+_ABLATIONS = {"zero", "mean", "resample"}
+_LESS = "every ablation destroys less than the corrupted value, which pushes the other way"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,11 +335,16 @@ def _reason(
     normalised: bool,
 ) -> str:
     """What the surest sizeable disagreement with noising usually means; empty without one."""
-    said: list[str] = []
+    said: dict[str, str] = {}
     for i, name in enumerate(names):
         sure = interval[0, i] > 0 or interval[1, i] < 0
         if name == "noising" or not sure:
             continue
         if not normalised or abs(differences[i]) >= SIZEABLE:
-            said.append(_REASONS[name, 1 if differences[i] > 0 else -1])
-    return "; ".join(said)
+            said[name] = _REASONS[name, 1 if differences[i] > 0 else -1]
+    less = {name for name in _ABLATIONS if said.get(name) == _REASONS[name, -1]}
+    if less == _ABLATIONS:
+        # The three say one thing together.
+        said = {name: reason for name, reason in said.items() if name not in less}
+        said["all"] = _LESS
+    return "; ".join(said.values())

@@ -1,9 +1,10 @@
 """Exact patching against transformer_lens.patching: ratio of medians, and the largest difference.
 
-Both sides run interleaved in one process on one thread, on the same bridge and pairs, under
-`torch.no_grad`; ours without the preflight and its intervals, which the other side does not make.
-Theirs makes a forward pass a cell, each as long as the others, so where a table would take them
-many minutes a sample of its cells is run and the time scaled up; the line says so.
+Both sides run interleaved in one process on the same bridge and pairs, under `torch.no_grad`: the
+small models on one thread, the large one on all cores. Ours is timed without the preflight and its
+intervals, which the other side does not make. Theirs makes a forward pass a cell, each as long as
+the others, so where a table would take them many minutes a sample of its cells is run and the time
+scaled up; the line says so.
 
     python -m tests.benchmarks.patching [part of a row's name ...]
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -187,6 +189,11 @@ ROWS: dict[tuple[str, str], Maker] = {
 }
 
 
+def is_large(model: TransformerBridge) -> bool:
+    """Whether a forward pass takes so long that the other side runs a sample."""
+    return sum(parameter.numel() for parameter in model.original_model.parameters()) > _LARGE
+
+
 def compare(
     name: str, table: Table, model: TransformerBridge, pairs: ContrastPairs, trials: int = TRIALS
 ) -> tuple[float, float]:
@@ -210,8 +217,7 @@ def compare(
     sizes = {"layer": model.cfg.n_layers, "pos": clean.shape[1], "head": model.cfg.n_heads}
     every = list(itertools.product(*(range(sizes[axis]) for axis in table.axes)))
     # The last position and the last layer among them; the same cells in every trial.
-    large = sum(p.numel() for p in model.original_model.parameters()) > _LARGE
-    step = max(1, len(every) // (SAMPLE_OF_LARGE if large else SAMPLE))
+    step = max(1, len(every) // (SAMPLE_OF_LARGE if is_large(model) else SAMPLE))
     cells = every[::-step][::-1]
     frame = pd.DataFrame(cells, columns=list(table.axes))
 
@@ -256,7 +262,6 @@ def compare(
 
 def main(chosen: list[str]) -> None:
     """Print the rows whose names hold any of the given texts, or all."""
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     transformer_lens.patching.tqdm = lambda iterable, **_: iterable
     for (case, table), maker in ROWS.items():
@@ -268,6 +273,7 @@ def main(chosen: list[str]) -> None:
         except FileNotFoundError as error:
             print(f"{name}: skipped, {error}")
             continue
+        torch.set_num_threads(os.cpu_count() or 1 if is_large(model) else 1)
         compare(name, TABLES[table], model, pairs)
 
 

@@ -20,4 +20,14 @@ Glossary of axes. Shape strings use these names and no others:
 - residue: an integer modulo p
 - frequency: wave number k = 1 … (p − 1)/2 of a wave over the residues
 - choice: token id of one answer, correct or wrong
+- query, key: position that looks, and position that is looked at, in an attention pattern
+- slot, column: layer and part that is patched, and the positions at which it is
+- spot: one position of one prompt that is written over
+- run: a patched run of a prompt, or of all of them with one set of edges
+- part: head, group, neuron, direction or latent: what of a position is patched by itself
+- latent, direction: unit of a dictionary, and vector in an activation's space
+- width: of an activation that is one vector a position
+- sender, receiver, edge, node: components that write and read the stream, and what joins them
+- intervention: denoising, noising, or an ablation
+- sample, set, curve: random circuits, random sets of components, and sizes of a circuit
 """

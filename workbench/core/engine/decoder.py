@@ -110,6 +110,10 @@ class Layer:
         self._native_rotary = getattr(inner, "rotary", None)
         self._softcap = _softcap(inner)
         self._scaling = _scaling(inner, cfg, getattr(self._attn, "_layer_idx", None))
+        # GPT-2's own is written as eight operations, which take a seventh of a sweep; it is the
+        # same function as torch's, which is proven with everything else.
+        act = getattr(getattr(self._mlp, "original_component", None), "act", None)
+        self._has_slow_gelu = type(act).__name__ == "NewGELUActivation"
         self._q_norm, self._k_norm = (
             self._attn.submodules.get(name) for name in ("q_norm", "k_norm")
         )
@@ -258,7 +262,11 @@ class Layer:
         mlp = self._mlp
         if mlp is None:
             return torch.zeros_like(read)
-        return self._post_mlp(_by_row(mlp, self._mlp_normed(read)))
+        normed = self._mlp_normed(read)
+        if self._has_slow_gelu:
+            hidden = functional.gelu(_by_row(getattr(mlp, "in"), normed), approximate="tanh")
+            return self._post_mlp(_by_row(mlp.out, hidden))
+        return self._post_mlp(_by_row(mlp, normed))
 
     def neurons_out(self, neurons: Float[Tensor, "*rows neuron"]) -> Float[Tensor, "*rows d_model"]:
         """What the MLP adds to the stream, given its activations after the nonlinearity."""
