@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sae_lens
+from sae_lens.saes.sae import SAEMetadata
 from streamlit.testing.v1 import AppTest
 
 import workbench
@@ -59,7 +61,7 @@ def texts(at: AppTest) -> str:
     """Everything that the page says, with Markdown's escapes taken out."""
     kinds = (at.title, at.subheader, at.markdown, at.caption, at.info, at.warning, at.error)
     said = "\n".join(str(element.value) for kind in kinds for element in kind)
-    return re.sub(r"\\([^\w\s])", r"\1", said)
+    return re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", said)
 
 
 def run_patching(**query: str) -> AppTest:
@@ -203,6 +205,94 @@ class TestPatching:
         at = run_patching(model="modadd-113", n="8", site="attn_out", positions="all")
         settled(at.selectbox(key=f"layer:{run_in(at)}").set_value(0).run())
         assert "Patching L0 in" in texts(at)
+
+
+class TestEveryKindOnThePage:
+    def test_named_position_sets(self) -> None:
+        at = run_patching(model="grammar-4l", task="agreement", n="8", positions="named sets")
+        model = workbench.load_model("grammar-4l")
+        pairs = ContrastPairs.from_task(model, "agreement", n=8)
+        names = pairs.position_names()
+        expected = activation_patching.patch(model, pairs, positions=names)
+        assert expected.summary() in texts(at)
+        assert "the subject" in names
+        (run,) = runs.RunStore().runs()
+        stored = runs.RunStore().find(activation_patching.PatchingResult, run.id)
+        assert stored is not None and stored.columns == names
+
+    def test_no_position_set_is_asked_for_one(self) -> None:
+        at = visit("patching", model="modadd-113", n="8", positions="named sets")
+        settled(at.multiselect[0].set_value([]).run())
+        assert "Choose at least one set of positions." in texts(at)
+        assert not any(item.label.startswith("Run (") for item in at.button)
+
+    def test_neurons_are_chosen_by_their_estimated_effect(self) -> None:
+        at = run_patching(model="modadd-113", n="8", site="neuron", top="5", positions="all")
+        model = workbench.load_model("modadd-113")
+        pairs = ContrastPairs.from_task(model, "modular-addition", n=8)
+        expected = activation_patching.patch(model, pairs, site="neuron", top=5, positions="all")
+        assert expected.summary() in texts(at)
+        box = at.selectbox(key=f"neuron:{run_in(at)}")
+        assert box.options[0] == f"L0N{expected.units[0][1]}"
+        settled(box.set_value(0).run())
+        assert f"Patching L0N{expected.units[0][1]} in" in texts(at)
+
+    def test_one_attention_weight_at_a_time(self) -> None:
+        at = run_patching(model="modadd-113", n="4", site="pattern", positions="pairs")
+        assert "Denoising attention of each head of modadd-113" in texts(at)
+        assert any("positions='pairs'" in code.value for code in at.code)
+
+    def test_only_along_the_answer_direction(self) -> None:
+        at = run_patching(model="modadd-113", n="8", site="mlp_out", along="true")
+        model = workbench.load_model("modadd-113")
+        pairs = ContrastPairs.from_task(model, "modular-addition", n=8)
+        directions = activation_patching.answer_direction(model, pairs)
+        expected = activation_patching.patch(model, pairs, site="mlp_out", directions=directions)
+        assert "one direction of the output of each MLP" in expected.summary()
+        assert expected.summary() in texts(at)
+
+    def test_a_mean_over_reference_texts(self) -> None:
+        at = visit("patching", model="modadd-113", n="8", direction="mean ablation")
+        settled(at.text_area[0].set_value("1 + 2 =\n3 + 4 =\n").run())
+        settled(button(at, "Run (").click().run())
+        assert any("reference=['1 + 2 =', '3 + 4 =']" in code.value for code in at.code)
+
+    def test_latents_of_a_dictionary_in_a_folder(self, tmp_path: Path) -> None:
+        config = sae_lens.StandardSAEConfig(
+            d_in=128, d_sae=32, metadata=SAEMetadata(hook_name="blocks.0.hook_resid_post")
+        )
+        sae_lens.StandardSAE(config).save_model(tmp_path / "sae")
+        at = visit("patching", model="modadd-113", n="4", site="latent", positions="all")
+        assert "Name the folder of a sparse autoencoder" in texts(at)
+        settled(at.text_input[0].set_value(str(tmp_path / "no")).run())
+        assert "is no folder of a sparse autoencoder" in texts(at)
+        settled(at.text_input[0].set_value(str(tmp_path / "sae")).run())
+        settled(button(at, "Run (").click().run())
+        assert "Denoising latents of a dictionary of modadd-113" in texts(at)
+        settled(at.selectbox(key=f"latent:{run_in(at)}").set_value(0).run())
+        assert "Patching L0F" in texts(at)
+
+    def test_both_directions_and_every_ablation(self) -> None:
+        at = run_patching(model="modadd-113", n="8", site="z", positions="all")
+        settled(button(at, "Compare them").click().run())
+        model = workbench.load_model("modadd-113")
+        pairs = ContrastPairs.from_task(model, "modular-addition", n=8)
+        expected = activation_patching.compare(model, pairs, site="z", positions="all")
+        assert expected.summary() in texts(at)
+        assert not any(item.label.startswith("Compare") for item in at.button)
+
+    def test_pairs_of_different_length_show_their_alignment_before_the_run(self) -> None:
+        at = visit("patching", model="grammar-4l", pairs="file", positions="all")
+        content = (
+            b"clean,corrupted,answer,wrong_answer\n"
+            b"The boxes near the chair,The box near the old chair, are, is\n"
+        )
+        settled(at.file_uploader[0].set_value(("pairs.csv", content, "text/csv")).run())
+        assert "align=True" in texts(at) and len(at.error) == 1
+        settled(at.toggle(key="align").set_value(True).run())
+        assert "positions are matched, of 6 clean and 7 corrupted tokens" in texts(at)
+        settled(button(at, "Run (").click().run())
+        assert "on pairs.csv" in texts(at)
 
 
 class TestPairsOnThePage:

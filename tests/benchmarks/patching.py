@@ -119,7 +119,7 @@ def _pairs(model: TransformerBridge, length: int, shared: int, n: int = 4) -> Co
 
 
 @functools.cache
-def _gpt2(**shape: int) -> TransformerBridge:
+def _gpt2(**shape: Any) -> TransformerBridge:
     """A GPT-2 of some shape with random weights and the vocabulary of the real one."""
     torch.manual_seed(0)
     network = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).eval()
@@ -263,7 +263,8 @@ def compare(
 def main(chosen: list[str]) -> None:
     """Print the rows whose names hold any of the given texts, or all."""
     warnings.simplefilter("ignore")
-    transformer_lens.patching.tqdm = lambda iterable, **_: iterable
+    # Without its progress bars.
+    setattr(transformer_lens.patching, "tqdm", lambda iterable, **_: iterable)  # noqa: B010
     for (case, table), maker in ROWS.items():
         name = f"{case}, {table}"
         if chosen and not any(text in name for text in chosen):

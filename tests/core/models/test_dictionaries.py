@@ -20,7 +20,7 @@ def test_what_sae_lens_wrote_is_read_again(tmp_path: Path) -> None:
     made = sae_lens.StandardSAE(config)
     made.save_model(tmp_path / "sae")
     again = dictionaries.load_dictionary(tmp_path / "sae")
-    assert isinstance(again, cells.Dictionary)
+    assert isinstance(again, sae_lens.SAE) and isinstance(again, cells.Dictionary)
     assert again.cfg.metadata.hook_name == "blocks.1.hook_mlp_out"
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
