@@ -94,8 +94,10 @@ def ask(model: str) -> tuple[pairs.Choice | None, activation_patching.Options, E
         ablation=how.removesuffix(" ablation") if ablated else None,
     )
     title = sites.SITES[site].title if site in sites.SITES else "latents of a dictionary"
-    st.caption(f"{title[0].upper()}{title[1:]}: {MEANING[how]}?")
-    extras = ask_extras(options)
+    said, further = st.columns([2, 1])
+    said.caption(f"{title[0].upper()}{title[1:]}: {MEANING[how]}?")
+    with further:
+        extras = ask_extras(options)
     # A page's own classes are made anew each time it runs, so only their values can be compared.
     now = [model, choice.description if choice else None, options, dataclasses.astuple(extras)]
     if st.session_state.setdefault("asked", now) != now:
@@ -109,12 +111,13 @@ def ask_extras(options: activation_patching.Options) -> Extras:
     site, extras = options["site"], Extras()
     if site in UNITS:
         options["top"] = st.number_input(
-            f"How many {site}s to measure: those with the largest estimated effect",
+            f"{site.capitalize()}s of largest estimated effect",
             min_value=1,
             max_value=500,
             value=20,
             key="top",
             bind="query-params",
+            help="So many are measured exactly: those that attribution patching ranks first.",
         )
     if site == "latent":
         # A folder is typed by the person at the keyboard, and never taken from the address.
@@ -131,7 +134,9 @@ def ask_extras(options: activation_patching.Options) -> Extras:
         extras = dataclasses.replace(extras, along_answer=along)
     if options["ablation"] == "mean":
         texts = st.text_area(
-            "Reference texts, one a line (without any, the mean is over the pairs)", height=80
+            "Reference texts, one a line",
+            height=80,
+            help="The mean is over their tokens; without any, over the pairs.",
         )
         lines = tuple(line for line in texts.splitlines() if line.strip())
         extras = dataclasses.replace(extras, reference=lines)

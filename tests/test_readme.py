@@ -35,9 +35,11 @@ def test_the_script_runs_and_saves_a_result(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "indirect-object" / "result.json").is_file()
 
 
-def test_the_picture_is_there() -> None:
-    (path,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
+def test_the_pictures_are_there() -> None:
+    paths = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert len(paths) == 2
+    for path in paths:
+        assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("line", blocks("sh")[2].strip().splitlines())

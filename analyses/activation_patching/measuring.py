@@ -325,7 +325,8 @@ class _Question:
     def of(cls, options: Options) -> _Question:
         """Of some options, if they belong together."""
         given: dict[str, Any] = dict(options)
-        question = cls(*(given.get(field.name) for field in dataclasses.fields(cls)))
+        values: list[Any] = [given.get(field.name) for field in dataclasses.fields(cls)]
+        question = cls(*values)
         question._require()
         return question
 

@@ -413,7 +413,7 @@ class TestComparison:
         assert table.loc["L0H0", "denoising"] == pytest.approx(1.0, abs=1e-6)
         assert table.loc["L0H0", "noising"] == pytest.approx(1.0, abs=1e-6)
         assert table.loc["L0H0", "zero"] == pytest.approx(0.5, abs=1e-6)
-        assert "a zero destroys less" in table.loc["L0H0", "disagreement"]
+        assert "every ablation destroys less" in table.loc["L0H0", "disagreement"]
         assert found.flagged[0] == "L0H0"
         assert "L0H0 (denoising 1.00, noising 1.00, zero 0.50" in found.summary()
         # A head that does nothing agrees with itself.

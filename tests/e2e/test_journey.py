@@ -25,7 +25,9 @@ def click_cell(tab: sync_api.Page, row: int, column: int, columns: int) -> None:
     tab.wait_for_selector(".js-plotly-plot .points path.point", state="attached", timeout=60_000)
     tab.wait_for_timeout(500)
     marker = tab.locator(".js-plotly-plot").first.locator(".points path.point")
-    box = marker.nth(row * columns + column).bounding_box()
+    cell = marker.nth(row * columns + column)
+    cell.scroll_into_view_if_needed()
+    box = cell.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     tab.mouse.move(x, y)
