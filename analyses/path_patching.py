@@ -31,7 +31,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -68,15 +68,7 @@ _SCRIPT_ARGUMENTS = (
 )
 
 
-class Bootstrap(TypedDict):
-    """How the intervals are made."""
-
-    confidence: float
-    n_resamples: int
-    seed: int
-
-
-DEFAULT_BOOTSTRAP = Bootstrap(confidence=0.95, n_resamples=2000, seed=0)
+DEFAULT_BOOTSTRAP = evidence.DEFAULT_BOOTSTRAP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,12 +376,10 @@ def path_patch(
         progress=lambda done, note: report(0.1 + 0.85 * done, note),
     )
     report(0.95, "bootstrap intervals")
-    numerators = per_prompt - corrupted[:, None]
-    if direction == "noising":
-        numerators = clean[:, None] - per_prompt
+    moved = evidence.changes(per_prompt, clean, corrupted, direction)
     normalised = not preflight.too_close(clean, corrupted)
-    bootstrap = Bootstrap(confidence=confidence, n_resamples=n_resamples, seed=seed)
-    effects, interval = _effects(numerators, clean - corrupted, normalised, bootstrap)
+    bootstrap = evidence.Bootstrap(confidence=confidence, n_resamples=n_resamples, seed=seed)
+    effects, interval = evidence.effects(moved, clean - corrupted, normalised, bootstrap)
     return PathPatchingResult(
         provenance=results.provenance(
             model,
@@ -416,11 +406,9 @@ def path_patch(
         normalised=normalised,
         effects=effects,
         interval=interval,
-        changes=numerators.mean(0),
-        change_interval=evidence.mean_interval(numerators, **bootstrap),
-        adjusted_p=evidence.adjusted_for_discoveries(
-            evidence.sign_flip_p_values(numerators, seed=seed)
-        ),
+        changes=moved.mean(0),
+        change_interval=evidence.mean_interval(moved, **bootstrap),
+        adjusted_p=evidence.adjusted_for_discoveries(evidence.sign_flip_p_values(moved, seed=seed)),
         per_prompt=per_prompt,
         clean=clean,
         corrupted=corrupted,
@@ -439,7 +427,7 @@ def parameters(
     metric: str = "logit_difference",
     direction: str = "noising",
     positions: Sequence[cells.PositionSet] | None = None,
-    bootstrap: Bootstrap | None = None,
+    bootstrap: evidence.Bootstrap | None = None,
 ) -> dict[str, Any]:
     """Everything that determines a result apart from the model, to find a stored run by.
 
@@ -711,17 +699,3 @@ def _columns(
             "tuples of indices; None is for all positions"
         )
     return cells.columns(pairs, tuple(positions))
-
-
-def _effects(
-    numerators: Float[np.ndarray, "prompt sender"],
-    gaps: Float[np.ndarray, " prompt"],
-    normalised: bool,
-    bootstrap: Bootstrap,
-) -> tuple[Float[np.ndarray, " sender"], Float[np.ndarray, "bound sender"]]:
-    """Ratio of means with its interval; NaN throughout where the gaps are too close to zero."""
-    if not normalised:
-        width = numerators.shape[1]
-        return np.full(width, np.nan), np.full((2, width), np.nan)
-    interval = evidence.ratio_interval(numerators, gaps, **bootstrap)
-    return numerators.mean(0) / gaps.mean(), interval

@@ -149,9 +149,9 @@ def compare(
     positions: cells.Positions = "all",
     reference: Sequence[str] = (),
     top: int = 12,
-    confidence: float = measuring.DEFAULT_BOOTSTRAP["confidence"],
-    n_resamples: int = measuring.DEFAULT_BOOTSTRAP["n_resamples"],
-    seed: int = measuring.DEFAULT_BOOTSTRAP["seed"],
+    confidence: float = evidence.DEFAULT_BOOTSTRAP["confidence"],
+    n_resamples: int = evidence.DEFAULT_BOOTSTRAP["n_resamples"],
+    seed: int = evidence.DEFAULT_BOOTSTRAP["seed"],
     progress: running.Progress | None = None,
 ) -> Comparison:
     """Patch the same cells in both directions and with every ablation.
@@ -182,7 +182,7 @@ def compare(
             "each intervention would choose other units; compare resid_pre, attn_out, mlp_out, z, "
             "q, k, v or pattern"
         )
-    bootstrap = measuring.Bootstrap(confidence=confidence, n_resamples=n_resamples, seed=seed)
+    bootstrap = evidence.Bootstrap(confidence=confidence, n_resamples=n_resamples, seed=seed)
     found: dict[str, PatchingResult] = {}
     left_out: list[str] = []
     for i, (name, how) in enumerate(INTERVENTIONS.items()):
@@ -303,13 +303,13 @@ def _strongest(found: dict[str, PatchingResult], top: int) -> list[tuple[int, ..
 
 
 def _numerators(result: PatchingResult) -> Float[np.ndarray, "prompt *cell"]:
-    return measuring.numerators(result.per_prompt, result.clean, result.corrupted, result.direction)
+    return evidence.changes(result.per_prompt, result.clean, result.corrupted, result.direction)
 
 
 def _differences(
     found: dict[str, PatchingResult],
     chosen: list[tuple[int, ...]],
-    bootstrap: measuring.Bootstrap,
+    bootstrap: evidence.Bootstrap,
 ) -> tuple[Float[np.ndarray, "cell intervention"], Float[np.ndarray, "bound cell intervention"]]:
     """How much each intervention's effect exceeds that of noising, prompt by prompt."""
     noising = found["noising"]

@@ -56,15 +56,8 @@ class Options(TypedDict):
     at: NotRequired[str | None]
 
 
-class Bootstrap(TypedDict):
-    """How the intervals are made."""
-
-    confidence: float
-    n_resamples: int
-    seed: int
-
-
-DEFAULT_BOOTSTRAP = Bootstrap(confidence=0.95, n_resamples=2000, seed=0)
+Bootstrap = evidence.Bootstrap
+DEFAULT_BOOTSTRAP = evidence.DEFAULT_BOOTSTRAP
 
 
 def patch(  # noqa: PLR0913 -- one call covers every kind of patch; all have defaults
@@ -196,9 +189,9 @@ def patch(  # noqa: PLR0913 -- one call covers every kind of patch; all have def
     report(0.95, "bootstrap intervals")
     axes, per_prompt = _arranged(measured.patched, question, place, slots, positions)
     clean, corrupted = measured.clean, measured.corrupted
-    moved = numerators(per_prompt, clean, corrupted, direction)
+    moved = evidence.changes(per_prompt, clean, corrupted, direction)
     normalised = not preflight.too_close(clean, corrupted)
-    effects, interval = _effects(moved, clean - corrupted, normalised, bootstrap)
+    effects, interval = evidence.effects(moved, clean - corrupted, normalised, bootstrap)
     flat = moved.reshape(len(pairs), -1)
     change_interval = evidence.mean_interval(flat, **bootstrap).reshape(interval.shape)
     return PatchingResult(
@@ -498,33 +491,3 @@ def _require_arguments(
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
-
-
-def numerators(
-    per_prompt: Float[np.ndarray, "prompt *cell"],
-    clean: Float[np.ndarray, " prompt"],
-    corrupted: Float[np.ndarray, " prompt"],
-    direction: str,
-) -> Float[np.ndarray, "prompt *cell"]:
-    """Each prompt's change in the direction of the effect, in the metric's unit."""
-
-    def over_cells(values: Float[np.ndarray, " prompt"]) -> np.ndarray:
-        return values.reshape(-1, *[1] * (per_prompt.ndim - 1))
-
-    if direction == "denoising":
-        return per_prompt - over_cells(corrupted)
-    return over_cells(clean) - per_prompt
-
-
-def _effects(
-    moved: Float[np.ndarray, "prompt *cell"],
-    gaps: Float[np.ndarray, " prompt"],
-    normalised: bool,
-    bootstrap: Bootstrap,
-) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "bound *cell"]]:
-    """Ratio of means with its interval; NaN throughout where the gaps are too close to zero."""
-    shape = moved.shape[1:]
-    if not normalised:
-        return np.full(shape, np.nan), np.full((2, *shape), np.nan)
-    interval = evidence.ratio_interval(moved.reshape(len(gaps), -1), gaps, **bootstrap)
-    return moved.mean(0) / gaps.mean(), interval.reshape(2, *shape)

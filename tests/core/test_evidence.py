@@ -76,3 +76,22 @@ def test_a_wider_level_gives_a_wider_interval() -> None:
     narrow = evidence.ratio_interval(top, bottom, confidence=0.5)
     wide = evidence.ratio_interval(top, bottom, confidence=0.99)
     assert (wide[0] < narrow[0]).all() and (wide[1] > narrow[1]).all()
+
+
+def test_changes_go_in_the_direction_of_the_effect() -> None:
+    patched = np.array([[3.0, 1.0], [2.0, 0.0]])
+    clean, corrupted = np.array([4.0, 2.0]), np.array([0.0, 1.0])
+    recovered = evidence.changes(patched, clean, corrupted, "denoising")
+    assert recovered.tolist() == [[3.0, 1.0], [1.0, -1.0]]
+    destroyed = evidence.changes(patched, clean, corrupted, "noising")
+    assert destroyed.tolist() == [[1.0, 3.0], [0.0, 2.0]]
+
+
+def test_effects_are_ratios_of_means_and_nan_where_there_is_nothing_to_divide_by() -> None:
+    moved, gaps = np.array([[3.0, 1.0], [1.0, -1.0]]), np.array([4.0, 1.0])
+    found, interval = evidence.effects(moved, gaps, True, evidence.DEFAULT_BOOTSTRAP)
+    assert found.tolist() == [4 / 5, 0.0]
+    # Two prompts resample to one of them twice, or to both.
+    assert interval[:, 0].tolist() == [3 / 4, 1.0]
+    found, interval = evidence.effects(moved, gaps, False, evidence.DEFAULT_BOOTSTRAP)
+    assert np.isnan(found).all() and np.isnan(interval).all() and interval.shape == (2, 2)

@@ -8,7 +8,7 @@ rate). The resampling and the correction themselves are scipy's.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import scipy.stats
@@ -16,6 +16,17 @@ from jaxtyping import Float
 
 # Cells × resamples × prompts are held at once; this bounds the product to some tens of megabytes.
 _VALUES_AT_ONCE = 4_000_000
+
+
+class Bootstrap(TypedDict):
+    """How the intervals are made."""
+
+    confidence: float
+    n_resamples: int
+    seed: int
+
+
+DEFAULT_BOOTSTRAP = Bootstrap(confidence=0.95, n_resamples=2000, seed=0)
 
 
 def ratio_interval(
@@ -137,3 +148,53 @@ def adjusted_for_discoveries(p_values: Float[np.ndarray, "*cell"]) -> Float[np.n
         Adjusted ones, of the same shape.
     """
     return scipy.stats.false_discovery_control(p_values.ravel()).reshape(p_values.shape)
+
+
+def changes(
+    per_prompt: Float[np.ndarray, "prompt *cell"],
+    clean: Float[np.ndarray, " prompt"],
+    corrupted: Float[np.ndarray, " prompt"],
+    direction: str,
+) -> Float[np.ndarray, "prompt *cell"]:
+    """Each prompt's change in the direction of an effect, in the metric's unit.
+
+    Args:
+        per_prompt: Metric in each patched run.
+        clean: Metric of each clean prompt.
+        corrupted: Metric of each corrupted prompt.
+        direction: "denoising" for what is recovered, "noising" for what is destroyed.
+
+    Returns:
+        Patched minus corrupted, or clean minus patched.
+    """
+
+    def over_cells(values: Float[np.ndarray, " prompt"]) -> np.ndarray:
+        return values.reshape(-1, *[1] * (per_prompt.ndim - 1))
+
+    if direction == "denoising":
+        return per_prompt - over_cells(corrupted)
+    return over_cells(clean) - per_prompt
+
+
+def effects(
+    moved: Float[np.ndarray, "prompt *cell"],
+    gaps: Float[np.ndarray, " prompt"],
+    normalised: bool,
+    bootstrap: Bootstrap,
+) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "bound *cell"]]:
+    """Ratio of means with its interval.
+
+    Args:
+        moved: Each prompt's change.
+        gaps: Each prompt's clean minus corrupted metric.
+        normalised: Whether the gaps are far enough from zero to divide by.
+        bootstrap: How the interval is made.
+
+    Returns:
+        The effects and their intervals; NaN throughout where not normalised.
+    """
+    shape = moved.shape[1:]
+    if not normalised:
+        return np.full(shape, np.nan), np.full((2, *shape), np.nan)
+    interval = ratio_interval(moved.reshape(len(gaps), -1), gaps, **bootstrap)
+    return moved.mean(0) / gaps.mean(), interval.reshape(2, *shape)
