@@ -149,29 +149,39 @@ def forget_run() -> None:
         st.query_params.pop(name, None)
 
 
+def is_narrowed(options: activation_patching.Options) -> bool:
+    """Whether there is more to choose once model and pairs are there."""
+    return options["positions"] in (NAMED, "pairs") or options["site"] == "neuron"
+
+
 def narrowed(
     model: TransformerBridge, chosen: ContrastPairs, options: activation_patching.Options
-) -> activation_patching.Options | None:
-    """Which named positions and which layers, once model and pairs are there; None for none."""
+) -> activation_patching.Options:
+    """Which named positions and which layers, once model and pairs are there."""
     asked = activation_patching.Options(**options)
     many = asked["positions"] in (NAMED, "pairs")
     where, which = st.columns(2) if many else (st.container(), st.container())
     if asked["positions"] == NAMED:
-        names = chosen.position_names()
         shown = where.multiselect(
-            "Positions, each set patched by itself",
-            names,
-            default=names,
-            key=f"sets:{chosen.digest()}",
+            "Positions, each set patched by itself (all, if none is chosen)",
+            chosen.position_names(),
+            key="sets",
+            bind="query-params",
+            on_change=forget_run,
+            select_all=False,
         )
-        if not shown:
-            st.info("Choose at least one set of positions.")
-            return None
-        asked["positions"] = tuple(shown)
+        asked["positions"] = tuple(shown) or chosen.position_names()
     if asked["positions"] == "pairs" or asked["site"] == "neuron":
         layers = range(int(model.cfg.n_layers))
-        picked = which.multiselect("Layers (all, if none is chosen)", layers, key="layers")
-        asked["layers"] = tuple(sorted(picked)) or None
+        picked = which.multiselect(
+            "Layers (all, if none is chosen)",
+            [str(layer) for layer in layers],
+            key="layers",
+            bind="query-params",
+            on_change=forget_run,
+            select_all=False,
+        )
+        asked["layers"] = tuple(sorted(map(int, picked))) or None
     return asked
 
 
@@ -219,8 +229,7 @@ def find_or_run(
     )
     if chosen is None:
         return
-    asked = narrowed(model, chosen, options)
-    asked = None if asked is None else with_extras(model, chosen, asked, extras)
+    asked = with_extras(model, chosen, narrowed(model, chosen, options), extras)
     if asked is None:
         return
     made_by = activation_patching.parameters(chosen, asked, reference=extras.reference)
@@ -396,6 +405,11 @@ if picked is not None or shared:
     shared = st.query_params.get("run", "")
     found = runs.RunStore().find(activation_patching.PatchingResult, shared)
     if found is not None:
+        if picked is not None and is_narrowed(options):
+            # Drawn here, too, so that other sets or layers can be asked for from a result.
+            opened = subject.loaded(picked)
+            if opened is not None:
+                narrowed(opened, found.pairs, options)
         show(found, shared)
     else:
         if shared:

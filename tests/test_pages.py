@@ -220,11 +220,19 @@ class TestEveryKindOnThePage:
         stored = runs.RunStore().find(activation_patching.PatchingResult, run.id)
         assert stored is not None and stored.columns == names
 
-    def test_no_position_set_is_asked_for_one(self) -> None:
-        at = visit("patching", model="modadd-113", n="8", positions="named sets")
-        settled(at.multiselect[0].set_value([]).run())
-        assert "Choose at least one set of positions." in texts(at)
-        assert not any(item.label.startswith("Run (") for item in at.button)
+    def test_the_chosen_sets_and_layers_stand_in_the_address(self) -> None:
+        at = run_patching(
+            model="grammar-4l", task="agreement", n="8", positions="named sets", sets="the subject"
+        )
+        assert any("positions=['the subject']" in code.value for code in at.code)
+        # From the result on, other sets are another run.
+        settled(at.multiselect(key="sets").set_value(["nearer noun"]).run())
+        settled(button(at, "Run (").click().run())
+        assert any("positions=['nearer noun']" in code.value for code in at.code)
+        at = run_patching(model="modadd-113", n="4", site="neuron", layers="0", positions="all")
+        assert any("layers=(0,)" in code.value for code in at.code)
+        at = visit("patching", model="modadd-113", n="4", positions="named sets", sets="the verb")
+        assert at.multiselect(key="sets").value == []
 
     def test_neurons_are_chosen_by_their_estimated_effect(self) -> None:
         at = run_patching(model="modadd-113", n="8", site="neuron", top="5", positions="all")
