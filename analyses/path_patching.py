@@ -502,11 +502,7 @@ def _sweep(
     Float[np.ndarray, "prompt sender"], Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]
 ]:
     """Metric of every prompt in every patched run, in the clean and in the corrupted run."""
-    batches = [
-        group[start : start + batch_size]
-        for group in pairs.groups()
-        for start in range(0, len(group), batch_size)
-    ]
+    batches = pairs.batches(batch_size)
     per_prompt = np.empty((len(pairs), len(paths.senders)))
     clean, corrupted = np.empty(len(pairs)), np.empty(len(pairs))
     for i, indices in enumerate(batches):
@@ -677,8 +673,7 @@ def _require_arguments(
     if direction not in DIRECTIONS:
         known = ", ".join(DIRECTIONS)
         raise ValueError(f"direction = {direction!r}; expected one of {known}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
+    evidence.require_confidence(confidence)
     if pairs.aligned:
         raise ValueError(
             "path patching sums streams position by position, so both prompts of a pair need the "

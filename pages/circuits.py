@@ -21,7 +21,7 @@ from analyses.attribution import edges as screening
 from analyses.attribution import estimates
 from analyses.circuits import curve, discovery, measuring, random_circuits
 from workbench.core import plots, runs
-from workbench.core.engine import decoder, metrics
+from workbench.core.engine import decoder, metrics, running
 from workbench.core.engine import preflight as checking
 from workbench.core.models import card
 from workbench.ui import (
@@ -133,7 +133,7 @@ def find_or_run(name: str, choice: pairs.Choice, options: dict[str, Any]) -> Non
             chosen,
             **options,
             scores=screen,
-            progress=lambda fraction, note: report(0.1 + 0.9 * fraction, note),
+            progress=running.part(report, 0.1, 1.0),
         )
         # Both are stored at the end, so that a cancelled run leaves neither.
         runs.RunStore().put(screen, title=f"edges, {chosen.name}")
@@ -166,7 +166,7 @@ def check(
     except decoder.NotTakenApart as error:
         raise ValueError(
             "circuits need a model that can be taken apart into heads and MLPs that add up, and "
-            f"{model.cfg.model_name!r} cannot: {error}"
+            f"{model.cfg.model_name!r} cannot: {error.reason}"
         ) from error
     n_edges = measured.graph.n_edges
     masks = random_circuits.sample(measured.graph, n_edges // 2, TIMED)
@@ -404,13 +404,13 @@ def offer_removal(circuit: circuits.Circuit, run: str, apart: Any, seconds: floa
 
     def work(report: jobs.Report) -> None:
         complete = circuits.completeness(
-            model, apart, circuit, progress=lambda fraction, note: report(0.2 * fraction, note)
+            model, apart, circuit, progress=running.part(report, 0.0, 0.2)
         )
         minimal = circuits.minimality(
             model,
             apart,
             circuit,
-            progress=lambda fraction, note: report(0.2 + 0.8 * fraction, note),
+            progress=running.part(report, 0.2, 1.0),
         )
         for name, made in (("completeness", complete), ("minimality", minimal)):
             runs.RunStore().put(made, title=f"{name}, {circuit.pairs.name}")

@@ -12,83 +12,65 @@ from transformer_lens.model_bridge import TransformerBridge
 from tests import hand_wired
 
 D_MODEL, HEADS, LAYERS = 16, 4, 2
+# What these configurations call alike.
+_SMALL: dict[str, Any] = {
+    "vocab_size": 16,
+    "hidden_size": D_MODEL,
+    "intermediate_size": 24,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": 16,
+}
 CONFIGS: dict[str, Any] = {
     "gpt2": transformers.GPT2Config(
         vocab_size=16, n_positions=16, n_embd=D_MODEL, n_layer=LAYERS, n_head=HEADS
     ),
     "llama": transformers.LlamaConfig(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
+        **_SMALL,
         num_key_value_heads=2,
-        max_position_embeddings=16,
     ),
     # Attention and MLP read the same residual stream side by side.
     "pythia": transformers.GPTNeoXConfig(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        max_position_embeddings=16,
+        **_SMALL,
     ),
     # One key/value head for all queries, a head width of its own, and scaled embeddings.
     "gemma": transformers.GemmaConfig(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
+        **_SMALL,
         num_key_value_heads=1,
         head_dim=6,
-        max_position_embeddings=16,
     ),
     # Norms after attention and MLP, soft caps, and layers that see a few positions back only.
     "gemma2": transformers.Gemma2Config(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
+        **_SMALL,
         num_key_value_heads=2,
         head_dim=4,
-        max_position_embeddings=16,
         sliding_window=3,
     ),
     # Every layer sees the last three positions only.
     "mistral": transformers.MistralConfig(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
+        **_SMALL,
         num_key_value_heads=2,
-        max_position_embeddings=16,
         sliding_window=3,
         head_dim=4,
     ),
     # Norms on queries and keys.
     "qwen3": transformers.Qwen3Config(
-        vocab_size=16,
-        hidden_size=D_MODEL,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
+        **_SMALL,
         num_key_value_heads=2,
         head_dim=4,
-        max_position_embeddings=16,
     ),
 }
 NATIVE = "native"
-# Names by which transformer_lens knows a family, where ours is another.
-_NAMES: dict[str, str] = {}
 
 
 @functools.cache
 def bridge(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
-    """A bridge of a family, by its name in `CONFIGS`, or `NATIVE`; it is shared, so leave it be."""
+    """A bridge as `build` makes it; it is shared, so leave it be."""
+    return build(name, dtype)
+
+
+def build(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
+    """A bridge of a family, by its name in `CONFIGS`, or `NATIVE`."""
     if name == NATIVE:
         return hand_wired.randomised(dtype=dtype)
     network = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype)
@@ -97,7 +79,7 @@ def bridge(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
         for parameter in network.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     model = TransformerBridge.boot_transformers(
-        _NAMES.get(name, name),
+        name,
         hf_model=network.eval(),
         tokenizer=hand_wired.word_tokenizer(hand_wired.WORDS, bos=False),
         dtype=dtype,

@@ -489,5 +489,4 @@ def _require_arguments(
             f"a {ablation} ablation takes something away from the clean run: use "
             "direction='noising' with it"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
+    evidence.require_confidence(confidence)

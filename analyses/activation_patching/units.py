@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,6 @@ def _totals(  # noqa: PLR0913, PLR0917 -- one step of `strongest`
 ) -> torch.Tensor:
     """Sum over prompts of the estimates, of shape [layer, column, unit]."""
     names = {layer: sites.SITES[kind].hook_name(layer) for layer in layers}
-    totals: torch.Tensor | None = None
 
     def runs(tokens: torch.Tensor) -> gradients.Parts | gradients.Hooks:
         try:
@@ -138,44 +138,32 @@ def _totals(  # noqa: PLR0913, PLR0917 -- one step of `strongest`
         except decoder.NotTakenApart:
             return gradients.Hooks(model, [kind])
 
-    def read(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        values = runs(tokens).look(tokens).values[kind]
+    def coordinates(run: gradients.Run) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            return {name: _read(values[layer], dictionary) for layer, name in names.items()}
+            return {name: _read(run.values[kind][i], dictionary) for i, name in names.items()}
+
+    def read(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        return coordinates(runs(tokens).look(tokens))
+
+    def estimated(indices: np.ndarray) -> torch.Tensor:
+        tokens = pairs.batch(indices)
+        looked = [runs(side).look(side) for side in tokens]
+        target = metrics.targets(pairs, indices, looked[0].logits)
+        base = tokens[source.ends[0]]
+        found = runs(base).differentiate(base, lambda logits: metric.function(logits, target))
+        new = source.written(indices, *map(coordinates, looked))
+        where = [cells.spots(column, indices, source.ends) for column in columns]
+
+        def at(layer: int) -> torch.Tensor:
+            old, slope = found.run.values[kind][layer], found.gradients[kind][layer]
+            moves = [_estimate(x, old, slope, new[names[layer]], dictionary) for x in where]
+            return torch.stack(moves)
+
+        with torch.no_grad():
+            return torch.stack([at(layer) for layer in layers])
 
     source = interventions.Source(model, pairs, intervention, read, _BATCH)
-    for group in pairs.groups():
-        for start in range(0, len(group), _BATCH):
-            indices = group[start : start + _BATCH]
-            tokens = pairs.batch(indices)
-            clean = runs(tokens[0]).look(tokens[0])
-            target = metrics.targets(pairs, indices, clean.logits)
-            found = runs(tokens[source.ends[0]]).differentiate(
-                tokens[source.ends[0]],
-                lambda logits: metric.function(logits, target),  # noqa: B023
-            )
-            new = source.written(indices, *map(read, tokens))
-            with torch.no_grad():
-                batch = torch.stack(
-                    [
-                        torch.stack(
-                            [
-                                _estimate(
-                                    cells.spots(column, indices, source.ends),
-                                    found.run.values[kind][layer],
-                                    found.gradients[kind][layer],
-                                    new[names[layer]],
-                                    dictionary,
-                                )
-                                for column in columns
-                            ]
-                        )
-                        for layer in layers
-                    ]
-                )
-            totals = batch if totals is None else totals + batch
-    assert totals is not None
-    return totals
+    return functools.reduce(torch.add, map(estimated, pairs.batches(_BATCH)))
 
 
 def _read(activation: torch.Tensor, dictionary: cells.Dictionary | None) -> torch.Tensor:

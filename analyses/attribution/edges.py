@@ -348,11 +348,7 @@ class _Batches:
     ) -> None:
         self.model, self.pairs, self.noising = model, pairs, noising
         self._metric = metrics.find(metric)
-        self.indices = [
-            group[start : start + batch_size]
-            for group in pairs.groups()
-            for start in range(0, len(group), batch_size)
-        ]
+        self.indices = pairs.batches(batch_size)
         self._decoders: dict[int, decoders.Decoder] = {}
 
     @functools.cached_property
@@ -501,7 +497,6 @@ def _require_arguments(
     if direction not in estimates.DIRECTIONS:
         known = ", ".join(estimates.DIRECTIONS)
         raise ValueError(f"direction = {direction!r}; expected one of {known}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
+    evidence.require_confidence(confidence)
     if verify_top < 0:
         raise ValueError(f"verify_top = {verify_top}; expected 0 or how many to measure exactly")

@@ -134,7 +134,7 @@ def _runner(
     try:
         return gradients.Parts(model, longer, kinds), ()
     except decoder.NotTakenApart as error:
-        note = f"The model could not be taken apart ({error}), so its own hooks were used"
+        note = f"The model could not be taken apart ({error.reason}), so its own hooks were used"
     lacks = softmax_correction and any(kind in _THROUGH_SOFTMAX for kind in kinds)
     note += ": queries and keys have no softmax correction." if lacks else "."
     return gradients.Hooks(model, kinds), (note,)

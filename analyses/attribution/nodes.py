@@ -349,7 +349,7 @@ def attribute_nodes(
         direction=direction,
         softmax_correction=softmax_correction,
         batch_size=batch_size,
-        progress=lambda fraction, note: report(0.4 * fraction, note),
+        progress=running.part(report, 0.0, 0.4),
     )
     gaps = found.clean - found.corrupted
     normalised = not preflight.too_close(found.clean, found.corrupted)
@@ -451,9 +451,9 @@ def _verified(
             only=[top[i][1] for i in places],
             batch_size=batch_size,
         )
+        moved = evidence.changes(swept.patched, swept.clean, swept.corrupted, result.direction)
         for i in places:
-            patched = swept.patched[(slice(None), *top[i][1])]
-            columns[:, i] = patched - swept.corrupted if denoising else swept.clean - patched
+            columns[:, i] = moved[(slice(None), *top[i][1])]
     gaps = result.clean - result.corrupted if result.normalised else None
     made = result.provenance.parameters
     bootstrap = {name: made[name] for name in ("confidence", "n_resamples", "seed")}
@@ -476,7 +476,6 @@ def _require_arguments(
         raise ValueError(
             f"direction = {direction!r}; expected one of {', '.join(estimates.DIRECTIONS)}"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
+    evidence.require_confidence(confidence)
     if verify_top < 0:
         raise ValueError(f"verify_top = {verify_top}; expected 0 or how many to measure exactly")

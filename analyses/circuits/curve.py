@@ -42,6 +42,8 @@ ANALYSIS = "circuits.faithfulness_curve"
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Products such as 0.29 * 100 must not lose an edge to rounding.
 _ROUNDING = 1e-9
+# An area needs two points; this much of the behaviour is what the summary calls enough.
+_LEAST_POINTS, _ENOUGH = 2, 0.9
 
 Scores = Float[np.ndarray, "sender receiver"] | Mapping[str, float]
 
@@ -152,7 +154,7 @@ class FaithfulnessCurve(results.Result):
             f"CPR {self.cpr:.3f}{sure[0]}, CMD {self.cmd:.3f}{sure[1]} "
             f"(n = {len(self.measured_indices)}{', held out' if self.held_out else ''})."
         ]
-        enough = np.flatnonzero(self.faithfulness >= 0.9)  # noqa: PLR2004 - said in the sentence
+        enough = np.flatnonzero(self.faithfulness >= _ENOUGH)
         if enough.size:
             first = int(enough[0])
             lines.append(
@@ -250,7 +252,7 @@ def faithfulness_curve(
             metric=metric,
             method=method,
             steps=steps,
-            progress=lambda fraction, note: report(0.3 * fraction, note),
+            progress=running.part(report, 0.0, 0.3),
         )
     else:
         ranking = _given(scores, measured.graph)
@@ -381,7 +383,8 @@ def _tops(
 
 def _fractions(fractions: Sequence[float]) -> Float[np.ndarray, " point"]:
     points = np.array(fractions, dtype=np.float64)
-    if len(points) < 2 or points[0] <= 0 or points[-1] > 1 or (np.diff(points) <= 0).any():  # noqa: PLR2004
+    increasing = len(points) >= _LEAST_POINTS and bool((np.diff(points) > 0).all())
+    if not increasing or points[0] <= 0 or points[-1] > 1:
         raise ValueError(
             f"fractions = {tuple(fractions)}; expected two or more, increasing, above 0, at most 1"
         )

@@ -127,7 +127,7 @@ def discover(
             model,
             measured.pairs,
             **asked,
-            progress=lambda fraction, note: report(0.15 * fraction, note),
+            progress=running.part(report, 0.0, 0.15),
         )
     else:
         require_scores(scores, model, measured.pairs, **asked)
@@ -153,7 +153,7 @@ def discover(
             confidence=confidence,
             n_resamples=n_resamples,
             seed=seed,
-            progress=lambda fraction, note: report(0.8 + 0.2 * fraction, note),
+            progress=running.part(report, 0.8, 1.0),
             started=time.perf_counter(),
         )
         judged = (found,)

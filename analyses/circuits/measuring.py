@@ -126,13 +126,14 @@ class Measured:
         return found[at]
 
     def _run(self, group: _Group, masks: Masks) -> Float[np.ndarray, "run batch"]:
-        measure = metrics.METRICS[self.metric]
+        measure = metrics.find(self.metric)
         with running.lock_of(self._model), torch.inference_mode():
             on = torch.from_numpy(np.ascontiguousarray(masks)).to(group.off.device)
             most = graph.MAX_ELEMENTS if on.is_cuda else _CPU_ELEMENTS
             ends = graph.run(group.parts, self.graph, group.clean, group.off, on, max_elements=most)
-            rows = [measure(group.parts.logits(end).float(), group.targets) for end in ends]
-            return torch.stack(rows).double().cpu().numpy()
+            return np.stack(
+                [metrics.values(measure, group.parts.logits(end), group.targets) for end in ends]
+            )
 
     def faithfulness(
         self, masks: Masks, progress: Callable[[float], None] | None = None

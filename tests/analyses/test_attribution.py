@@ -33,7 +33,7 @@ ANSWERS, WRONG = ["bee", "bee", "cat"], ["cat", "fox", "dog"]
 
 def family(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
     """A bridge of a family whose norms can be followed by finite differences."""
-    model = families.bridge(name, dtype)
+    model = families.build(name, dtype)
     for module in model.original_model.modules():
         if type(module).__name__.endswith("RMSNorm") and dtype == torch.float64:
             # Theirs rounds to float32 on the way, which no finite difference survives.

@@ -29,6 +29,16 @@ class Bootstrap(TypedDict):
 DEFAULT_BOOTSTRAP = Bootstrap(confidence=0.95, n_resamples=2000, seed=0)
 
 
+def require_confidence(confidence: float) -> None:
+    """Check the level of an interval.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence}; expected a level between 0 and 1")
+
+
 def ratio_interval(
     numerator: Float[np.ndarray, "prompt cell"],
     denominator: Float[np.ndarray, " prompt"],

@@ -51,7 +51,16 @@ _HOOKS = {
 
 
 class NotTakenApart(ValueError):
-    """The bridge is no decoder that this module knows; the message says what differs."""
+    """The bridge is no decoder that this module knows.
+
+    Attributes:
+        reason: What differs, as half a sentence about the model.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Keep the reason, and make a sentence of it for whoever needs the parts."""
+        super().__init__(f"the model cannot be taken apart into its components: {reason}")
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +130,6 @@ class Layer:
     def queries(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows head d_head"]:
         """Queries of the stream as projected; `rotate_queries` comes next."""
         return self._project("q", self._heads, self.normed(resid))
-
-    def keys(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows group d_head"]:
-        """Keys of the stream as projected; `rotate_keys` comes next."""
-        return self._project("k", self._groups, self.normed(resid))
-
-    def values(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows group d_head"]:
-        """Values of the stream."""
-        return self._project("v", self._groups, self.normed(resid))
 
     def normed(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The stream as attention reads it."""
@@ -309,7 +310,6 @@ class Decoder:
 
     Attributes:
         layers: The blocks.
-        longest: Most positions of a prompt.
         cfg: The bridge's configuration.
     """
 
@@ -328,7 +328,6 @@ class Decoder:
         self._whole, self.cfg = weakref.ref(model), model.cfg
         self._modules = list(model.modules())[1:]
         self._points = list(model.hook_dict.values())
-        self.longest = int(tokens.shape[1])
         tokens = tokens.to(model.cfg.device)
         attended, kept, logits = _ordinary_run(model, tokens)
         guess = type(model.blocks[0]).__name__.startswith("Parallel")

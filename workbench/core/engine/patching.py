@@ -292,7 +292,7 @@ def _runner(  # noqa: PLR0913, PLR0917 -- the arguments of `measure`
         except decoder.NotTakenApart as error:
             if engine == "fast":
                 raise
-            why = f"{model.cfg.model_name!r} cannot be taken apart: {error}"
+            why = f"{model.cfg.model_name!r} cannot be taken apart: {error.reason}"
     return plain.Runner(model, pairs, place, layers, metric), f"one forward pass a cell: {why}"
 
 

@@ -211,7 +211,7 @@ def _taken_apart(model: TransformerBridge, pairs: ContrastPairs) -> Check:
                 decoder.taken_apart(model, tokens)
     except decoder.NotTakenApart as error:
         return Check(
-            "way of running", "ok", f"one forward pass a cell, since in this model {error}"
+            "way of running", "ok", f"one forward pass a cell, since in this model {error.reason}"
         )
     return Check(
         "way of running",

@@ -390,6 +390,14 @@ class ContrastPairs:
             np.flatnonzero((lengths == pair).all(axis=1)) for pair in np.unique(lengths, axis=0)
         ]
 
+    def batches(self, most: int) -> list[Int[np.ndarray, " batch"]]:
+        """The groups in pieces of at most so many pairs."""
+        return [
+            group[start : start + most]
+            for group in self.groups()
+            for start in range(0, len(group), most)
+        ]
+
     def first_differences(self) -> Int[np.ndarray, " prompt"]:
         """First index at which clean and corrupted differ or one of them has ended.
 
