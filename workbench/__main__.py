@@ -1,19 +1,21 @@
-"""The `workbench` command: models, patching, attribution, circuits and the app from a terminal.
+"""The `workbench` command: models, patching, circuits, grokking and the app from a terminal.
 
 Exit codes: 0 done, 2 wrong input (one sentence on standard error), 130 interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands import options, subject, terminal
+from workbench.commands import grokking, options, subject, terminal
 from workbench.core.models import card
 
 if TYPE_CHECKING:
@@ -22,12 +24,19 @@ if TYPE_CHECKING:
     from analyses.activation_patching import Comparison, PatchingResult
     from analyses.attribution import EdgeAttribution, NodeAttribution, Verification
     from analyses.circuits import Circuit, FaithfulnessCurve
+    from analyses.grokking.changes import Changes
+    from analyses.grokking.drops import Drops
+    from analyses.grokking.sweep import Sweep
+    from analyses.grokking.tracking import ProgressMeasures
     from analyses.path_patching import PathPatchingResult
+    from workbench.core.modular.run import TrainingRun
 
 APP = Path(__file__).parent / "app.py"
 # Rows of a table that is one of several.
 _FEW = 10
 _SOME = 20
+# Checkpoints of a run in a table.
+_CHECKPOINTS = 8
 
 app = typer.Typer(
     help="Ask a trained model what its weights and activations do.",
@@ -35,6 +44,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+grok = typer.Typer(
+    help="Train networks on arithmetic, and see how and when they generalise.",
+    no_args_is_help=True,
+)
+app.add_typer(grok, name="grok")
 
 
 @app.command()
@@ -449,6 +463,285 @@ def paths(  # noqa: PLR0913 - Typer tells options apart by their annotations
         )
         terminal.say(result.summary())
         _say_where(output)
+
+
+@grok.command("train")
+def grok_train(  # noqa: PLR0913 - one option a field of the task
+    *,
+    p: grokking.Modulus = None,
+    operation: grokking.Operation = None,
+    fraction: grokking.Fraction = None,
+    seed: grokking.Seed = None,
+    noise: grokking.Noise = None,
+    recipe: grokking.RecipeName = None,
+    changes: grokking.Set = None,
+    steps: grokking.Steps = None,
+    stop: grokking.Stop = "grokked",
+    device: options.Device = "auto",
+    output: grokking.Folder = None,
+) -> None:
+    """Train a network, or go on with a training that was stopped: give the same command again."""
+    with terminal.one_sentence_for_bad_input():
+        from workbench.core.modular import run, training
+
+        ends = grokking.read_stop(stop)
+        asked = options.given(p=p, operation=operation, fraction=fraction, seed=seed, noise=noise)
+        if (
+            output is not None
+            and (output / "run.json").is_file()
+            and not (asked or recipe or changes or steps)
+        ):
+            # A folder by itself says what was asked for.
+            begun = run.open_run(output)
+            task, how = begun.task, begun.recipe
+        else:
+            task = grokking.read_task(**asked)
+            how = grokking.read_recipe(recipe, changes, steps)
+        folder = run.folder_of(task, how) if output is None else output
+        with _says_how_to_go_on(), terminal.progress() as report:
+            with grokking.stopping_between_steps(report) as checked:
+                made = training.train(
+                    task, how, folder=folder, stop=ends, device=device, progress=checked
+                )
+        terminal.say(made.summary())
+        terminal.say(f"kept in {folder}")
+
+
+@contextlib.contextmanager
+def _says_how_to_go_on() -> Generator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        terminal.say("Stopped; what was trained is kept. The same command goes on from there.")
+        raise typer.Exit(130) from error
+
+
+@grok.command("track")
+def grok_track(name: grokking.RunName, *, output: options.Output = None) -> None:
+    """Measure every checkpoint of a run: its phases, its key frequencies, its losses."""
+    with terminal.one_sentence_for_bad_input():
+        run = grokking.find_run(name)
+        with terminal.progress() as report:
+            from analyses.grokking import tracking
+            from analyses.grokking.phases import phases
+
+            measures = tracking.track(run, progress=report)
+            found = None
+            try:
+                found = phases(measures)
+                said = found.summary()
+            except ValueError as error:
+                said = f"No phases could be read off: {error}."
+            if output is not None:
+                terminal.save(measures, output, {"measures": measures.to_frame()})
+                if found is not None:
+                    terminal.save(found, output / "phases", {"phases": found.to_frame()})
+        _show_measures(run, measures)
+        terminal.say(measures.summary())
+        terminal.say(said)
+        _say_where(output)
+
+
+def _show_measures(run: TrainingRun, measures: ProgressMeasures) -> None:
+    columns = {
+        "train loss": measures.train_loss,
+        "test loss": measures.test_loss,
+        "test accuracy": measures.test_accuracy,
+        "restricted": measures.restricted_loss,
+        "excluded": measures.excluded_loss,
+        "logits explained": measures.logit_explained,
+        "Gini of W_E": measures.gini_embedding,
+        "Σw²": measures.squared_weights,
+    }
+    # A measure that an operation has no theory for is left out.
+    shown = {title: values for title, values in columns.items() if not all(map(math.isnan, values))}
+    last = len(measures.steps) - 1
+    # Checkpoints are dense where something happens, so even steps through them show it.
+    rows = sorted({round(i * last / (_CHECKPOINTS - 1)) for i in range(_CHECKPOINTS)})
+    terminal.table(
+        ("step", *shown),
+        [
+            (f"{measures.steps[row]:,}", *(f"{values[row]:.3g}" for values in shown.values()))
+            for row in rows
+        ],
+        title=f"{len(rows)} of {last + 1} checkpoints of {run.name}; losses in nats a pair",
+    )
+
+
+@grok.command("sweep")
+def grok_sweep(  # noqa: PLR0913 - one option a field of the task
+    *,
+    vary: grokking.Vary,
+    seeds: grokking.Seeds = 4,
+    p: grokking.Modulus = None,
+    operation: grokking.Operation = None,
+    fraction: grokking.Fraction = None,
+    noise: grokking.Noise = None,
+    recipe: grokking.RecipeName = None,
+    changes: grokking.Set = None,
+    steps: grokking.Steps = None,
+    stop: grokking.Stop = "grokked",
+    jobs: grokking.Jobs = 1,
+    device: options.Device = "auto",
+    output: options.Output = None,
+) -> None:
+    """Ask how the time to generalise depends on one or two settings, over several seeds."""
+    with terminal.one_sentence_for_bad_input():
+        task = grokking.read_task(p=p, operation=operation, fraction=fraction, noise=noise)
+        how = grokking.read_recipe(recipe, changes, steps)
+        values = grokking.read_vary(vary)
+        ends = grokking.read_stop(stop)
+        with _says_how_to_go_on(), terminal.progress() as report:
+            from analyses.grokking.sweep import sweep
+
+            with grokking.stopping_between_steps(report) as checked:
+                found = sweep(
+                    task,
+                    how,
+                    vary=values,
+                    seeds=range(seeds),
+                    stop=ends,
+                    n_jobs=jobs,
+                    device=device,
+                    progress=checked,
+                )
+            if output is not None:
+                terminal.save(found, output, {"runs": found.to_frame()})
+        _show_sweep(found)
+        terminal.say(found.summary())
+        _say_where(output)
+
+
+def _show_sweep(found: Sweep) -> None:
+    terminal.table(
+        ("setting", "median step of grokking", "censored", "test accuracy (mean)"),
+        [
+            (
+                found.label(i),
+                found.time_label(i),
+                f"{sum(map(math.isnan, found.grokked_at[i]))} of {len(found.seeds)}",
+                f"{found.test_accuracy[i].mean():.1%}",
+            )
+            for i in range(len(found.settings))
+        ],
+        title=f"{found.task.operation} mod {found.task.p}, n = {len(found.seeds)} seeds a setting",
+    )
+
+
+@grok.command("drops")
+def grok_drops(  # noqa: PLR0913 - a file or a run
+    file: grokking.File = None,
+    *,
+    run: grokking.RunOption = None,
+    column: grokking.Column = None,
+    level: grokking.Level = None,
+    minimum: grokking.Minimum = None,
+    seed: options.Seed = 0,
+    output: options.Output = None,
+) -> None:
+    """Find sudden drops of a loss, and in a run of one's own what changed inside."""
+    with terminal.one_sentence_for_bad_input():
+        if (file is None) == (run is None):
+            raise ValueError("give either a FILE or --run RUN, and not both")
+        if run is not None and column is not None:
+            raise ValueError("--column chooses a curve of a FILE; of --run it is the test loss")
+        inside: list[tuple[int, Changes | str]] = []
+        with terminal.progress() as report:
+            from analyses.grokking import curves, drops
+            from workbench.core.engine import running
+
+            trained = grokking.find_run(run) if run is not None else None
+            if trained is None:
+                curve = curves.read_curve(file or "", column=column)
+            else:
+                tested = trained.curves.arrays()
+                curve = curves.Curve(
+                    tested["test_steps"], tested["test_loss"], "test loss", trained.name
+                )
+            how = options.given(level=level, minimum=minimum)
+            found = drops.detect_drops(
+                curve, **how, seed=seed, progress=running.part(report, 0.0, 0.5)
+            )
+            if trained is not None:
+                inside = _looked_inside(trained, found, seed, running.part(report, 0.5, 1.0))
+            if output is not None:
+                terminal.save(found, output, {"drops": found.to_frame()})
+                for step, change in inside:
+                    if not isinstance(change, str):
+                        place = output / f"changes-{step}"
+                        terminal.save(change, place, {"changes": change.to_frame()})
+        _show_drops(found)
+        terminal.say(found.summary())
+        for step, change in inside:
+            if isinstance(change, str):
+                terminal.say(f"Inside at step {step:,}: {change}.")
+            else:
+                _show_changes(step, change)
+        _say_where(output)
+
+
+def _looked_inside(
+    run: TrainingRun, found: Drops, seed: int, report: Callable[[float, str], None]
+) -> list[tuple[int, Changes | str]]:
+    """What changed at each drop, or why that cannot be said."""
+    from analyses.grokking import changes
+    from workbench.core.engine import running
+
+    inside: list[tuple[int, Changes | str]] = []
+    for i, (step, start, end) in enumerate(zip(found.steps, found.starts, found.ends, strict=True)):
+        own = running.part(report, i / len(found.steps), (i + 1) / len(found.steps))
+        try:
+            around = changes.what_changed_at(run, (start, end), seed=seed, progress=own)
+        except changes.ChangesError as error:
+            inside.append((step, str(error)))
+        else:
+            inside.append((step, around))
+    return inside
+
+
+def _show_drops(found: Drops) -> None:
+    if not found.steps:
+        return
+    places = zip(found.steps, found.starts, found.ends, strict=True)
+    numbers = zip(found.sizes, found.sharpness, found.p_values, strict=True)
+    terminal.table(
+        ("step", "from", "to", "dex", "dex a decade of steps", "p"),
+        [
+            (*(f"{step:,}" for step in three), *(f"{value:.2g}" for value in more))
+            for three, more in zip(places, numbers, strict=True)
+        ],
+        title=f"Sudden drops of {found.name}",
+    )
+
+
+def _show_changes(step: int, change: Changes) -> None:
+    values, bounds = change.shown()
+    cells = [(mode, direction) for mode in range(2) for direction in range(2)]
+    terminal.table(
+        (
+            "component",
+            "put into the earlier",
+            "taken out of the later",
+            "put in, weights alone",
+            "taken out, weights alone",
+            "weights moved by",
+        ),
+        [
+            (
+                f"{name} ⚑" if name in change.flagged else name,
+                *(
+                    terminal.number(values[*cell, i], *bounds[:, *cell, i]).replace(" [", "\n[")
+                    for cell in cells
+                ),
+                f"{change.weight_change[i]:.0%}",
+            )
+            for name in change.strongest()
+            for i in [change.components.index(name)]
+        ],
+        title=f"What changed inside at step {step:,} ({change.names[0]} to {change.names[1]}): "
+        f"{change.unit}, {change.confidence:.0%} intervals, n = {change.n}",
+    )
+    terminal.say(change.summary())
 
 
 def _say_where(output: Path | None) -> None:

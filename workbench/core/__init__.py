@@ -28,6 +28,12 @@ Glossary of axes. Shape strings use these names and no others:
 - latent, direction: unit of a dictionary, and vector in an activation's space
 - width: of an activation that is one vector a position
 - sender, receiver, edge, node: components that write and read the stream, and what joins them
+- pair: the pairs of residues of a task, all of them, in its order
+- element: of the cyclic group that a task is addition in
+- seed, setting: networks trained side by side, and what a sweep varies
+- checkpoint: a kept moment of a training
+- phase, bend: phases of a training, and the corners of a fitted curve
+- unit: neuron or head, whichever is meant
 - intervention: denoising, noising, or an ablation
 - sample, set, curve: random circuits, random sets of components, and sizes of a circuit
 """

@@ -100,16 +100,60 @@ def provenance(
         The provenance, with versions, device and time filled in.
     """
     source = sources.source_of(model)
+    return described(
+        source.name,
+        card.fingerprint(model),
+        analysis=analysis,
+        parameters=parameters,
+        seed=seed,
+        wall_time=wall_time,
+        device=str(model.cfg.device),
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
+        weight_processing=source.processing,
+        notes=notes,
+    )
+
+
+def described(
+    name: str,
+    fingerprint: str,
+    *,
+    analysis: str,
+    parameters: dict[str, Any],
+    seed: int,
+    wall_time: float,
+    device: str = "cpu",
+    dtype: str = "float32",
+    weight_processing: str = "none",
+    notes: Sequence[str] = (),
+) -> Provenance:
+    """Describe a run on what is no single model: a training with its checkpoints, a curve.
+
+    Args:
+        name: What it ran on.
+        fingerprint: Sha256 over the content of that.
+        analysis: Module and function.
+        parameters: Every argument that changes numbers; JSON types only.
+        seed: Its seed.
+        wall_time: Seconds.
+        device: Where it ran.
+        dtype: Number format of what it ran on.
+        weight_processing: What was done to weights after reading.
+        notes: What a reader must know about how it was computed.
+
+    Returns:
+        The provenance, with versions and time filled in.
+    """
     return Provenance(
-        model=source.name,
-        fingerprint=card.fingerprint(model),
+        model=name,
+        fingerprint=fingerprint,
         analysis=analysis,
         parameters=parameters,
         seed=seed,
         versions=versions(),
-        device=str(model.cfg.device),
-        dtype=str(model.cfg.dtype).removeprefix("torch."),
-        weight_processing=source.processing,
+        device=device,
+        dtype=dtype,
+        weight_processing=weight_processing,
         wall_time=wall_time,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         notes=tuple(notes),

@@ -1,0 +1,472 @@
+"""Grokking: how does a network come to generalise, and what has it learned?
+
+1. Pick a run, or start one; it goes on in the background and is watched while it does.
+2. See what every checkpoint measures, and the phases that this shows.
+3. Move through the checkpoints, see each from inside, and open it on another page.
+4. Test the explanation in waves; look for sudden drops, in any training curve; compare runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+
+from analyses import grokking
+from analyses.grokking import changes, circuit, curves, drops, pictures, tracking
+from workbench.core import plots, results, runs
+from workbench.core.modular import network, theory
+from workbench.ui import downloads, escaping, jobs, steps, stored, tables, trainings
+
+AnyResult = TypeVar("AnyResult", bound=results.Result)
+OTHER_PAGES = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem != "grokking")
+# Seconds of the tests of the waves for a million numbers in the table of all logits.
+FOURIER_SECONDS = 50.0
+DROPS_SECONDS = 3.0
+DROPS_CODE = (
+    "made = run.curves.arrays()",
+    "curve = grokking.Curve(",
+    "    steps=made['test_steps'], values=made['test_loss'], name='test loss', source=run.name",
+    ")",
+    "print(grokking.detect_drops(curve).summary())",
+)
+
+
+def measure(run: grokking.TrainingRun, step: int) -> tracking.ProgressMeasures:
+    """Measure one checkpoint, by its own key frequencies."""
+    return grokking.track(dataclasses.replace(run, steps=(step,)))
+
+
+def draw(figure: go.Figure, key: str | None = None) -> None:
+    """Show a figure in the colours of the page."""
+    st.plotly_chart(plots.on_page(figure, st.context.theme.type), theme=None, key=key)
+
+
+def say(text: str) -> None:
+    """Show plain text."""
+    st.markdown(escaping.markdown(text))
+
+
+def show_live(run: grokking.TrainingRun, measured: list[Any]) -> None:
+    """The curves of a run as far as it is."""
+    draw(pictures.progress(run.curves, measured), key="live")
+    if measured:
+        newest: tracking.ProgressMeasures = measured[-1]
+        keys = ", ".join(map(str, newest.keys)) or "none"
+        st.caption(
+            f"Measured last at step {newest.steps[-1]:,}, key frequencies there: {keys}. Each "
+            "point goes by the key frequencies of its own checkpoint; once the run has ended, all "
+            "go by those of the last one."
+        )
+
+
+def show(run: grokking.TrainingRun, name: str) -> None:
+    """Everything about a run that nobody trains."""
+    st.header("1. Training: when does it generalise?")
+    say(run.summary())
+    if run.step:
+        draw(pictures.progress(run.curves))
+    trainings.offer_more(run)
+    if not run.steps:
+        return
+    st.header("2. Progress: what forms before it shows?")
+    measures = measured_at_all(run)
+    if measures is not None:
+        show_measures(measures, name)
+    show_checkpoints(run)
+    lines = show_circuit(run, name) + show_drops(run, name)
+    compare(run, name)
+    st.subheader("The code that reproduces it")
+    st.code(script(run, name, lines), language="python")
+    if measures is not None:
+        downloads.offer(measures, run=name, folder=run.folder, name="measures")
+
+
+def measured_at_all(run: grokking.TrainingRun) -> tracking.ProgressMeasures | None:
+    """The measures of all checkpoints: stored, or made in the background."""
+    like = results.described(
+        run.name, run.fingerprint, analysis=tracking.ANALYSIS, parameters={}, seed=0, wall_time=0.0
+    )
+    found = stored.alike(tracking.ProgressMeasures, tracking.ANALYSIS, like, keys=None)
+    if found is not None:
+        return found
+
+    def work(report: jobs.Report) -> tracking.ProgressMeasures:
+        made = grokking.track(run, progress=report)
+        runs.RunStore().put(made, title=f"measures, {run.name}")
+        return made
+
+    key = jobs.job_key("track", run.fingerprint)
+    return steps.step(key, work, label="Measuring every checkpoint")
+
+
+def show_measures(measures: tracking.ProgressMeasures, name: str) -> None:
+    """The measures, the phases, and the key frequencies."""
+    say(measures.summary())
+    draw(measures.figure())
+
+    def work(report: jobs.Report) -> Any:
+        report(0.1, "reading the phases")
+        try:
+            return grokking.phases(measures)
+        except ValueError as error:
+            return str(error)
+
+    found = steps.step(
+        jobs.job_key("phases", measures.provenance.fingerprint), work, label="Reading the phases"
+    )
+    st.subheader("Phases")
+    if isinstance(found, str):
+        st.info(escaping.markdown(f"Phases cannot be read off this run: {found}"))
+    elif found is not None:
+        say(found.summary())
+        draw(found.figure())
+        ends = zip(found.names, found.boundaries, found.intervals, strict=True)
+        rows = [
+            {
+                "phase": phase,
+                "ends at step": count(end),
+                f"{found.confidence:.0%} interval": (
+                    f"{count(low)} to {count(high)}" if np.isfinite(low) else "–"
+                ),
+            }
+            for phase, end, (low, high) in ends
+        ]
+        st.markdown(tables.markdown(rows))
+    if not measures.keys:
+        return
+    st.subheader("Key frequencies")
+    last = measures.frequency_shares[-1]
+    rows = [
+        {
+            "frequency": key,
+            "share of the neuron-logit map": f"{last[key - 1]:.1%}",
+            "appeared at step": count(at if at >= 0 else np.nan),
+            "training loss without it": f"{loss:.3g}",
+        }
+        for key, at, loss in zip(
+            measures.keys, measures.appeared, measures.excluded_by_key[-1], strict=True
+        )
+    ]
+    st.markdown(tables.markdown(rows))
+    with st.expander("Every frequency over the steps, and the loss without each key"):
+        draw(measures.frequencies_figure(), key=f"frequencies:{name}")
+        draw(measures.keys_figure(), key=f"keys:{name}")
+
+
+def count(value: float) -> str:
+    """A number of steps; a dash where it was not seen."""
+    return f"{value:,.0f}" if np.isfinite(value) else "–"
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def snapshot_of(mark: str, step: int, _run: grokking.TrainingRun) -> network.Snapshot:
+    """All that the pictures of a checkpoint are made from; a mark is a run's fingerprint."""
+    return _run.snapshot(step)
+
+
+@st.cache_resource(max_entries=100, show_spinner=False)
+def picture(
+    mark: str, step: int, kind: str, choice: int | None, _run: grokking.TrainingRun
+) -> go.Figure:
+    """One picture of a checkpoint."""
+    seen, ordered = snapshot_of(mark, step, _run), pictures.order(_run.task)
+    make: Callable[..., go.Figure] = getattr(pictures, kind)
+    return make(seen, ordered) if choice is None else make(seen, ordered, choice)
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def sorted_neurons(mark: str, step: int, _run: grokking.TrainingRun) -> list[int]:
+    """Neurons, those that one frequency explains best first."""
+    seen, ordered = snapshot_of(mark, step, _run), pictures.order(_run.task)
+    explained = pictures.neuron_shares(seen, ordered).max(0)
+    return np.argsort(-explained, kind="stable").tolist()
+
+
+def show_checkpoints(run: grokking.TrainingRun) -> None:
+    """The slider and what follows it; only this part of the page is drawn anew when it moves."""
+    st.header("3. Inside a checkpoint: which waves does it compute with?")
+    if theory.cyclic(run.task) is None:
+        st.info(
+            escaping.markdown(
+                f"{theory.why_not(run.task)} The pictures are in the order of the residues, and "
+                "of their waves: a network that does not use waves shows none."
+            )
+        )
+    mark = run.fingerprint
+
+    @st.fragment
+    def panel() -> None:
+        step = st.select_slider(
+            "Checkpoint (step)",
+            run.steps,
+            value=run.steps[-1],
+            key="step",
+            bind="query-params",
+            disabled=len(run.steps) == 1,
+        )
+
+        def show_picture(kind: str, choice: int | None = None) -> None:
+            draw(picture(mark, step, kind, choice, run), key=f"picture:{kind}")
+
+        left, right = st.columns(2, gap="medium")
+        with left:
+            st.subheader("Embedding")
+            show_picture("embedding")
+        with right:
+            st.subheader("Neurons")
+            show_picture("neurons")
+        st.subheader("Attention from = to a")
+        show_picture("attention")
+        st.subheader("One neuron")
+        index = st.selectbox(
+            "Neuron, the clearest first",
+            sorted_neurons(mark, step, run),
+            key="neuron",
+            bind="query-params",
+            required=True,
+        )
+        show_picture("neuron", index)
+        st.subheader("Logits")
+        most = run.task.p - 1
+        answer = st.number_input("Answer c", 0, most, 1, key="answer", bind="query-params")
+        show_picture("logits", int(answer))
+        open_elsewhere(run, step)
+
+    panel()
+
+
+def open_elsewhere(run: grokking.TrainingRun, step: int) -> None:
+    """A button that writes the checkpoint as a model, and then links to the other pages."""
+    where = f"model of step {step}"
+    if st.button(f"Open the checkpoint of step {step:,} on another page"):
+        st.session_state["opened elsewhere"] = (where, str(run.save_model(step)))
+    written, folder = st.session_state.get("opened elsewhere", ("", ""))
+    if written != where:
+        return
+    for place, path in zip(st.columns(len(OTHER_PAGES)), OTHER_PAGES, strict=True):
+        place.page_link(path, label=path.stem.capitalize(), query_params={"model": folder})
+    st.caption(escaping.markdown(f"It is the model folder {folder}, which load_model opens too."))
+
+
+def show_circuit(run: grokking.TrainingRun, name: str) -> list[str]:
+    """Tests of the waves in one checkpoint, behind a button; the code shown."""
+    st.header("4. Is that what it computes with?")
+    if theory.cyclic(run.task) is None:
+        st.info(escaping.markdown(theory.why_not(run.task)))
+        return []
+    step = st.select_slider(
+        "Checkpoint to test (step)",
+        run.steps,
+        value=run.steps[-1],
+        key="tested",
+        bind="query-params",
+    )
+    title = f"waves of {name}, step {step}"
+    found = titled(circuit.FourierCircuit, circuit.ANALYSIS, title)
+    if found is not None:
+        say(found.summary())
+        draw(found.figure())
+        with st.expander("Every test"):
+            st.dataframe(found.to_frame(), hide_index=True)
+        return [f"print(grokking.fourier(run.model({step}), run.task).summary())"]
+    st.caption(
+        "Each key frequency is removed, only the key ones are kept, and the formula is put in "
+        "place of the logits, beside the same with random frequencies."
+    )
+
+    def work(report: jobs.Report) -> None:
+        report(0.0, "opening the checkpoint as a model")
+        runs.RunStore().put(
+            grokking.fourier(run.model(step), run.task, progress=report), title=title
+        )
+
+    key = jobs.job_key("waves", run.fingerprint, step)
+    seconds = FOURIER_SECONDS * run.task.p**3 / 1e6
+    stored.offer(key, work, button="Test it", label="Testing the waves", seconds=seconds)
+    return []
+
+
+def show_drops(run: grokking.TrainingRun, name: str) -> list[str]:
+    """Sudden drops of this run's test loss, or of a curve of one's own; the code shown."""
+    st.header("5. Was the fall sudden?")
+    lines: list[str] = []
+    title = f"drops of {name}, step {run.step}"
+    found = titled(drops.Drops, drops.ANALYSIS, title)
+    tests = len(run.curves.test_steps)
+    if found is not None:
+        say(found.summary())
+        draw(found.figure())
+        lines = [*DROPS_CODE]
+        for start, end in zip(found.starts, found.ends, strict=True):
+            lines += show_changes(run, start, end)
+    elif tests < curves.LEAST_POINTS:
+        st.info(
+            f"The test loss was measured {tests} times; at least {curves.LEAST_POINTS} are needed "
+            "to tell a sudden drop from noise."
+        )
+    else:
+        offer_drops(run, title)
+    with st.expander("Look for drops in a training curve of your own"):
+        show_upload()
+    return lines
+
+
+def offer_drops(run: grokking.TrainingRun, title: str) -> None:
+    """The button that looks for drops of the run's test loss."""
+    st.caption("Drops of the test loss, against smooth curves with the same noise.")
+    made = run.curves.arrays()
+    curve = curves.Curve(
+        steps=made["test_steps"], values=made["test_loss"], name="test loss", source=run.name
+    )
+
+    def work(report: jobs.Report) -> None:
+        runs.RunStore().put(grokking.detect_drops(curve, progress=report), title=title)
+
+    key = jobs.job_key("drops", run.fingerprint)
+    stored.offer(
+        key, work, button="Look for drops", label="Looking for drops", seconds=DROPS_SECONDS
+    )
+
+
+def show_changes(run: grokking.TrainingRun, start: int, end: int) -> list[str]:
+    """What changed inside between the checkpoints around a drop, behind a button; its code."""
+    try:
+        before, after = changes.checkpoints_around(run, (start, end))
+    except ValueError as error:
+        st.caption(escaping.markdown(f"What changed inside cannot be told: {error}"))
+        return []
+    st.subheader(f"What changed inside between steps {before:,} and {after:,}?")
+    key = jobs.job_key("changes", run.fingerprint, before, after)
+    asked = "Swap each component between the two checkpoints"
+    if jobs.manager().find(key) is None and not st.button(asked, key=f"ask:{key}"):
+        return []
+
+    def work(report: jobs.Report) -> grokking.Changes:
+        report(0.0, "opening both checkpoints")
+        return grokking.what_changed_at(run, (start, end), progress=report)
+
+    found = steps.step(key, work, label="Comparing the checkpoints")
+    if found is None:
+        return []
+    say(found.summary())
+    draw(found.figure())
+    return [f"print(grokking.what_changed_at(run, ({start}, {end})).summary())"]
+
+
+def show_upload() -> None:
+    """Drops of a curve out of a file."""
+    file = st.file_uploader(
+        "CSV, JSON lines, TensorBoard events or a Hugging Face trainer_state.json"
+    )
+    if file is None:
+        return
+    content = file.getvalue()
+
+    def read(column: str | None) -> Any:
+        # Their names say which format it is; the folder is gone again afterwards.
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(scratch) / Path(file.name).name
+            place.write_bytes(content)
+            if column is None:
+                return curves.columns_of(place)
+            curve = curves.read_curve(place, column=column)
+            return dataclasses.replace(curve, source=place.name)
+
+    try:
+        column = st.selectbox("Column", read(None), required=True)
+        curve: curves.Curve = read(column)
+    except curves.CurveError as error:
+        st.error(escaping.markdown(str(error)))
+        return
+    key = jobs.job_key("drops of a file", hashlib.sha256(content).hexdigest(), column)
+
+    def work(report: jobs.Report) -> drops.Drops:
+        return grokking.detect_drops(curve, progress=report)
+
+    found = steps.step(key, work, label="Looking for drops")
+    if found is not None:
+        say(found.summary())
+        draw(found.figure())
+
+
+def compare(run: grokking.TrainingRun, name: str) -> None:
+    """Test losses of this run and others."""
+    st.header("6. How does it compare with other runs?")
+    others = trainings.pick_others(name)
+    if not others:
+        st.caption("Choose further runs to see their test losses beside this one's.")
+        return
+    shown = {f"{one.name} ({key})": one for key, one in {name: run, **others}.items()}
+    draw(pictures.comparison({label: one.curves for label, one in shown.items()}))
+    rows = [
+        {
+            "run": label,
+            "recipe": one.recipe.name,
+            "steps": count(one.step),
+            "generalised at step": count(one.grokked_at),
+            "train loss": one.curves.train_loss[-1],
+            "test loss": one.curves.test_loss[-1],
+            "test accuracy": f"{one.curves.test_accuracy[-1]:.1%}",
+        }
+        for label, one in shown.items()
+        if one.step
+    ]
+    st.markdown(tables.markdown(rows))
+
+
+def titled(kind: type[AnyResult], analysis: str, title: str) -> AnyResult | None:
+    """The stored result of this title; a training's name and step determine its weights."""
+    store = runs.RunStore()
+    found = (store.find(kind, row.id) for row in store.runs(analysis) if row.title == title)
+    return next((result for result in found if result is not None), None)
+
+
+def script(run: grokking.TrainingRun, name: str, more: list[str]) -> str:
+    """Python code that computes what the page shows again."""
+    opened = f"grokking.open_run({str(run.folder)!r})"
+    if name == trainings.BUNDLED:
+        opened = f"grokking.bundled_run({name!r})"
+    task = ", ".join(f"{key}={value!r}" for key, value in dataclasses.asdict(run.task).items())
+    given = dataclasses.asdict(run.recipe)
+    changed = {
+        key: value
+        for key, value in given.items()
+        if value != getattr(grokking.recipe(run.recipe.name), key)
+    }
+    recipe = "".join(f", {key}={value!r}" for key, value in changed.items())
+    lines = [
+        "from analyses import grokking",
+        "",
+        "# It was made by, and without its folder is made again by:",
+        f"# task = grokking.Task({task})",
+        f"# run = grokking.train(task, grokking.recipe({run.recipe.name!r}{recipe}))",
+        f"run = {opened}",
+        "print(run.summary())",
+        "measures = grokking.track(run)",
+        "print(measures.summary())",
+        "print(grokking.phases(measures).summary())",
+        *more,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+st.title("How does a network come to generalise, and what has it learned?")
+picked = trainings.pick()
+if picked == trainings.NEW:
+    trainings.start()
+else:
+    opened = trainings.opened(picked)
+    if trainings.is_running(picked):
+        trainings.watch(picked, measure, show_live)
+        if opened is not None and opened.steps:
+            show_checkpoints(opened)
+    elif opened is not None:
+        show(opened, picked)

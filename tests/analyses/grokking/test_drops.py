@@ -1,0 +1,255 @@
+"""Sudden drops: how often a smooth curve raises an alarm, and what is found of a planted drop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+
+from analyses.grokking import curves, drops
+
+
+def a_curve(steps: np.ndarray, log_loss: np.ndarray) -> curves.Curve:
+    return curves.Curve(
+        steps=steps.astype(np.int64), values=10.0**log_loss, name="loss", source="made here"
+    )
+
+
+def noise(n: int, sd: float, seed: int, correlation: float = 0.5) -> np.ndarray:
+    """First-order autoregressive noise, point by point."""
+    rng = np.random.default_rng(seed)
+    values = [rng.standard_normal()]
+    for _ in range(n - 1):
+        values.append(
+            correlation * values[-1] + np.sqrt(1 - correlation**2) * rng.standard_normal()
+        )
+    return sd * np.array(values)
+
+
+X = np.arange(1, 1001)
+# A power law, 1,000 points ten steps apart, noise of 0.02 dex.
+SMOOTH = -0.3 * np.log10(X)
+
+
+def with_changes(*changes: tuple[int, float], seed: int = 0) -> curves.Curve:
+    y = SMOOTH + noise(1000, 0.02, seed)
+    for place, change in changes:
+        y[place:] += change
+    return a_curve(10 * X, y)
+
+
+def test_of_500_smooth_curves_no_more_are_flagged_than_the_level_says() -> None:
+    found = drops.reliability(500, level=0.05, seed=1)
+    assert found.n_curves == 500
+    assert found.flagged <= 0.05 * 500
+    # Without the demand of a least size the p-value alone has to hold: binomial, 99.9 %.
+    bare = drops.reliability(500, level=0.05, minimum=0.0, seed=2)
+    assert 0 < bare.flagged <= scipy.stats.binom.ppf(0.999, 500, 0.05)
+
+
+def test_a_planted_drop_is_found_within_5_percent_of_its_step_in_95_percent_of_curves() -> None:
+    found = drops.reliability(216, drop=0.2, noises=(0.01, 0.02, 0.03), seed=3)
+    assert found.located >= 0.95 * 216
+    wide = drops.reliability(108, drop=0.2, noises=(0.01, 0.02), width=0.05, seed=4)
+    assert wide.located >= 0.95 * 108
+
+
+def test_a_drop_has_its_place_extent_depth_and_sharpness() -> None:
+    found = drops.detect_drops(with_changes((600, -0.3)))
+    (step,), (start,), (end,) = found.steps, found.starts, found.ends
+    # Three points are averaged, so places are known to 30 steps.
+    assert abs(step - 6005) <= 30
+    assert 6005 - 60 <= start < 6005 < end <= 6005 + 60
+    assert found.sizes[0] == pytest.approx(0.3, abs=0.05)
+    decades = np.log10((end - 10) / 30 + 1) - np.log10((start - 10) / 30 + 1)
+    assert found.sharpness[0] == pytest.approx(found.sizes[0] / decades, rel=0.05)
+    # No simulated null curve of 500 was as large.
+    assert found.p_values == (1 / 501,)
+    assert found.noise == pytest.approx(0.02, rel=0.2)
+
+
+def test_several_drops_are_found_one_after_the_other() -> None:
+    found = drops.detect_drops(with_changes((300, -0.3), (600, -0.2), (800, -0.5)))
+    assert np.allclose(found.steps, [3005, 6005, 8005], atol=30)
+    assert np.allclose(found.sizes, [0.3, 0.2, 0.5], atol=0.06)
+    assert list(found.steps) == sorted(found.steps)
+
+
+@pytest.mark.parametrize("uneven", [False, True], ids=["even steps", "uneven steps"])
+def test_grokking_is_one_drop(uneven: bool) -> None:
+    steps = np.arange(0, 14001, 10)
+    if uneven:
+        steps = np.sort(np.random.default_rng(0).choice(steps, 120, replace=False))
+    # A plateau, then six decades in a few hundred of 14,000 steps.
+    y = 1.2 - 6 / (1 + np.exp(-(steps - 9000) / 60)) - 2e-5 * steps + noise(len(steps), 0.01, 0)
+    found = drops.detect_drops(a_curve(steps, y))
+    (step,), (size,) = found.steps, found.sizes
+    assert abs(step - 9000) < 0.05 * 9000
+    assert size == pytest.approx(6, abs=0.6)
+    assert 8000 < found.starts[0] < found.ends[0] < 10000
+
+
+def test_grokking_is_found_on_the_published_curve(refdata: Path) -> None:
+    curve = curves.read_curve(refdata / "nanda_mainline_loss_curve_digitised.csv", column="test")
+    found = drops.detect_drops(curve)
+    deepest = int(np.argmax(found.sizes))
+    # It falls below 0.1 at 10,320 and comes to rest at 14,000.
+    assert 9400 < found.steps[deepest] < 11500
+    assert found.sizes[deepest] > 2
+    assert found.p_values[deepest] < 0.01
+    cleanup = [size for size, step in zip(found.sizes, found.steps, strict=True) if step < 14000]
+    assert 4 < sum(cleanup) < 8
+
+
+@pytest.mark.parametrize(
+    "log_loss",
+    [
+        np.full(1000, 0.4),
+        0.5 * np.log10(X),
+        X / 500,
+        SMOOTH,
+        np.log10(X**-1.0 + 1e-2),
+        np.log10(np.exp(-X / 100) + 1e-2),
+        -8 * X / 1000,
+        -6 / (1 + np.exp(-(np.log10(X) - 2) * 4.4 / 1.25)),
+    ],
+    ids=["constant", "rising", "exploding", "power", "floor", "exponential", "steep", "wide"],
+)
+def test_smooth_curves_have_no_drop_with_noise_and_without(log_loss: np.ndarray) -> None:
+    assert drops.detect_drops(a_curve(10 * X, log_loss)).steps == ()
+    noisy = log_loss + noise(1000, 0.01, 7)
+    assert drops.detect_drops(a_curve(10 * X, noisy)).steps == ()
+
+
+@pytest.mark.parametrize("width", [1, 4, 20, 60, 200])
+def test_the_recovery_from_a_spike_is_no_drop(width: int) -> None:
+    y = SMOOTH + noise(1000, 0.02, 1)
+    y[500 : 500 + width] += 0.8
+    found = drops.detect_drops(a_curve(10 * X, y))
+    assert found.steps == ()
+    if width >= 20:
+        assert len(found.rises) == len(found.recoveries) == 1
+        assert "only made up for a sudden rise" in found.summary()
+    slow = SMOOTH + noise(1000, 0.02, 2)
+    slow[500:] += 0.8 * np.exp(-np.arange(500) / width)
+    assert drops.detect_drops(a_curve(10 * X, slow)).steps == ()
+
+
+def test_a_fall_below_where_the_loss_stood_before_a_spike_counts_from_there() -> None:
+    found = drops.detect_drops(with_changes((500, 0.5), (560, -0.9)))
+    assert len(found.steps) == 1
+    assert found.sizes[0] == pytest.approx(0.4, abs=0.1)
+
+
+def test_a_drop_below_the_least_size_is_not_reported() -> None:
+    curve = a_curve(10 * X, SMOOTH + noise(1000, 0.002, 3) - 0.05 * (X > 500))
+    assert drops.detect_drops(curve).steps == ()
+    assert drops.detect_drops(curve, minimum=0.03).sizes == (pytest.approx(0.05, abs=0.01),)
+
+
+def test_long_curves_are_averaged_and_say_so() -> None:
+    x = np.arange(50_000)
+    y = -0.3 * np.log10(x + 1) + noise(50_000, 0.05, 4) - 0.2 * (x >= 20_000)
+    found = drops.detect_drops(a_curve(x, y))
+    assert found.n_points == 400
+    assert found.steps == (pytest.approx(20_000, abs=125),)
+    assert found.provenance.notes[0] == "125 neighbouring points each were averaged"
+    assert len(found.curve_steps) == 50_000
+
+
+def test_the_statistic_is_that_of_generalised_least_squares() -> None:
+    n, rho = 60, 0.6
+    decades = np.log10(np.arange(1, n + 1))
+    scan = drops._Scan(decades, 100, 0)
+    y = noise(n, 1.0, 5, rho)
+    _, sizes = scan.statistics(y[None], np.array([rho]))
+    index = int(np.flatnonzero((scan.starts == 30) & (scan.widths == 4))[0])
+    columns = np.column_stack([scan.basis, np.clip((np.arange(n) - 30) / 4, 0, 1)])
+    inverse = np.linalg.inv(scipy.linalg.toeplitz(rho ** np.arange(n)))
+    expected = np.linalg.solve(columns.T @ inverse @ columns, columns.T @ inverse @ y)[-1]
+    # Decades are logarithms, so a ramp that is straight in steps is straight in points here.
+    assert sizes[0, index] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_null_curves_are_simulated_at_the_correlation_of_the_noise_or_the_next(
+    correlation: float,
+) -> None:
+    scan = drops._Scan(np.log10(np.arange(1, 201)), 100, 0)
+    rows = np.stack([noise(200, 0.1, seed, correlation) for seed in range(60)])
+    nodes = [scan.null_correlation(float(rho)) for rho in scan.correlations(rows)]
+    true = drops.CORRELATIONS.index(correlation)
+    assert true <= np.median(nodes) <= true + 1
+
+
+def test_equal_seeds_give_equal_results_whatever_ran_before() -> None:
+    curve = with_changes((600, -0.05))
+    first = drops.detect_drops(curve, minimum=0.0, seed=5)
+    drops._scan.cache_clear()
+    again = drops.detect_drops(curve, minimum=0.0, seed=5)
+    assert (first.steps, first.p_values) == (again.steps, again.p_values)
+
+
+def test_a_result_is_saved_drawn_and_told(tmp_path: Path) -> None:
+    found = drops.detect_drops(with_changes((600, -0.3)))
+    again = drops.Drops.load(found.save(tmp_path / "drops"))
+    assert again.steps == found.steps
+    assert np.array_equal(again.smooth, found.smooth, equal_nan=True)
+    frame = found.to_frame()
+    assert frame["size_dex"].tolist() == list(found.sizes)
+    layout = json.loads(found.figure().to_json() or "")["layout"]
+    assert layout["yaxis"]["type"] == "log"
+    assert (layout["shapes"][0]["x0"], layout["shapes"][0]["x1"]) == (
+        found.starts[0],
+        found.ends[0],
+    )
+    assert f"at step {found.steps[0]:,}" in found.summary()
+    assert found.provenance.fingerprint != ""
+    assert "no sudden drop" in drops.detect_drops(with_changes()).summary()
+
+
+def test_the_fingerprint_is_that_of_the_numbers() -> None:
+    one, other = with_changes((600, -0.3)), with_changes((600, -0.3), seed=1)
+    prints = [drops.detect_drops(curve).provenance.fingerprint for curve in (one, one, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_progress_is_told_and_may_cancel() -> None:
+    told: list[float] = []
+    drops.detect_drops(with_changes((600, -0.3)), progress=lambda done, _: told.append(done))
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0.0, 1.0)
+
+    def cancel(done: float, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drops.detect_drops(with_changes(), progress=cancel)
+
+
+def curve_of(steps: list[int], values: list[float]) -> curves.Curve:
+    return curves.Curve(steps=np.array(steps), values=np.array(values), name="loss", source="here")
+
+
+@pytest.mark.parametrize(
+    ("curve", "options", "reason"),
+    [
+        (curve_of([*range(30)], [1.0] * 29 + [0.0]), {}, "loss is 0 at step 29; .* add a constant"),
+        (curve_of([*range(30)], [-1.0] + [1.0] * 29), {}, "loss is -1 at step 0"),
+        (curve_of([*range(30)], [float("nan")] + [1.0] * 29), {}, "loss is nan at step 0"),
+        (curve_of([*range(19)], [1.0] * 19), {}, "19 points; expected at least 20"),
+        (curve_of([0] * 30, [1.0] * 30), {}, "steps of the curve do not rise"),
+        (curve_of([*range(30)], [1.0] * 30), {"level": 1.5}, "level = 1.5; expected"),
+        (curve_of([*range(30)], [1.0] * 30), {"minimum": -0.1}, "minimum = -0.1; expected"),
+        (curve_of([*range(30)], [1.0] * 30), {"n_simulations": 5}, "expected at least 20"),
+    ],
+)
+def test_what_cannot_be_searched_is_an_error_with_its_reason(
+    curve: curves.Curve, options: dict[str, float], reason: str
+) -> None:
+    with pytest.raises(drops.DropsError, match=reason):
+        drops.detect_drops(curve, **options)  # pyright: ignore[reportArgumentType]
