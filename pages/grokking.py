@@ -1,4 +1,4 @@
-"""Grokking: how does a network come to generalise, and what has it learned?
+"""Grokking: how does a network come to generalise, and what has it learned by then?
 
 1. Pick a run, or start one; it goes on in the background and is watched while it does.
 2. See what every checkpoint measures, and the phases that this shows.
@@ -28,7 +28,7 @@ from workbench.ui import downloads, escaping, jobs, steps, stored, tables, train
 AnyResult = TypeVar("AnyResult", bound=results.Result)
 OTHER_PAGES = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem != "grokking")
 # Seconds of the tests of the waves for a million numbers in the table of all logits.
-FOURIER_SECONDS = 50.0
+FOURIER_SECONDS = 20.0
 DROPS_SECONDS = 3.0
 DROPS_CODE = (
     "made = run.curves.arrays()",
@@ -108,9 +108,7 @@ def measured_at_all(run: grokking.TrainingRun) -> tracking.ProgressMeasures | No
 
 
 def show_measures(measures: tracking.ProgressMeasures, name: str) -> None:
-    """The measures, the phases, and the key frequencies."""
-    say(measures.summary())
-    draw(measures.figure())
+    """The measures over the phases, and the key frequencies."""
 
     def work(report: jobs.Report) -> Any:
         report(0.1, "reading the phases")
@@ -119,46 +117,82 @@ def show_measures(measures: tracking.ProgressMeasures, name: str) -> None:
         except ValueError as error:
             return str(error)
 
+    if measures.applies:
+        st.caption(
+            "The restricted loss uses only the waves of the key frequencies, so it falls as soon "
+            "as they do the work; the excluded loss uses everything but them, so it rises once "
+            "the network no longer answers from memory. Where it groks, both move before the test "
+            "loss does."
+        )
     found = steps.step(
         jobs.job_key("phases", measures.provenance.fingerprint), work, label="Reading the phases"
     )
-    st.subheader("Phases")
-    if isinstance(found, str):
-        st.info(escaping.markdown(f"Phases cannot be read off this run: {found}"))
-    elif found is not None:
+    figure = measures.figure()
+    if isinstance(found, grokking.Phases):
         say(found.summary())
-        draw(found.figure())
-        ends = zip(found.names, found.boundaries, found.intervals, strict=True)
-        rows = [
-            {
-                "phase": phase,
-                "ends at step": count(end),
-                f"{found.confidence:.0%} interval": (
-                    f"{count(low)} to {count(high)}" if np.isfinite(low) else "–"
-                ),
-            }
-            for phase, end, (low, high) in ends
-        ]
-        st.markdown(tables.markdown(rows))
-    if not measures.keys:
-        return
-    st.subheader("Key frequencies")
+        figure = found.over(figure)
+    elif found is not None:
+        st.info(escaping.markdown(f"Phases cannot be read off this run: {found}"))
+    draw(figure, key="measures")
+    drawn: Any = figure.layout
+    if drawn.xaxis.range is not None:
+        st.caption("Drawn up to soon after the last phase; a double click shows the whole run.")
+    left, right = st.columns([6, 7], gap="medium")
+    with left:
+        if isinstance(found, grokking.Phases):
+            st.subheader("Phases")
+            show_phases(found)
+    with right:
+        if measures.keys:
+            st.subheader("Key frequencies")
+            show_keys(measures)
+    with st.expander("Every number in words; every frequency over the steps"):
+        say(measures.summary())
+        if measures.keys:
+            draw(measures.frequencies_figure(), key=f"frequencies:{name}")
+            draw(measures.keys_figure(), key=f"keys:{name}")
+
+
+def show_phases(found: grokking.Phases) -> None:
+    """When each phase ends."""
+    ends = zip(found.names, found.boundaries, found.intervals, strict=True)
+    rows = [
+        {
+            "phase": phase,
+            "ends at step": count(end),
+            f"{found.confidence:.0%} interval": (
+                f"{count(low)} to {count(high)}" if np.isfinite(low) else "–"
+            ),
+        }
+        for phase, end, (low, high) in ends
+    ]
+    st.markdown(tables.markdown(rows))
+    st.caption(
+        "First the pairs are learned by heart, then the waves form beside that, then what was "
+        "learned by heart is given up."
+    )
+
+
+def show_keys(measures: tracking.ProgressMeasures) -> None:
+    """How much each key frequency carries, and since when."""
     last = measures.frequency_shares[-1]
     rows = [
         {
             "frequency": key,
-            "share of the neuron-logit map": f"{last[key - 1]:.1%}",
-            "appeared at step": count(at if at >= 0 else np.nan),
-            "training loss without it": f"{loss:.3g}",
+            "share": f"{last[key - 1]:.1%}",
+            "clear since step": count(at if at >= 0 else np.nan),
+            "loss without it": f"{loss:.2g}",
         }
         for key, at, loss in zip(
             measures.keys, measures.appeared, measures.excluded_by_key[-1], strict=True
         )
     ]
     st.markdown(tables.markdown(rows))
-    with st.expander("Every frequency over the steps, and the loss without each key"):
-        draw(measures.frequencies_figure(), key=f"frequencies:{name}")
-        draw(measures.keys_figure(), key=f"keys:{name}")
+    st.caption(
+        "Those with a large share of the power of the map from the neurons to the logits, at the "
+        f"end of the training; losses are of the training pairs, {measures.train_loss[-1]:.2g} "
+        "with all of it."
+    )
 
 
 def count(value: float) -> str:
@@ -219,28 +253,45 @@ def show_checkpoints(run: grokking.TrainingRun) -> None:
         left, right = st.columns(2, gap="medium")
         with left:
             st.subheader("Embedding")
+            st.caption("How strongly residues are embedded as a wave of each frequency.")
             show_picture("embedding")
         with right:
             st.subheader("Neurons")
+            st.caption("How much of each neuron's activation one frequency explains.")
             show_picture("neurons")
-        st.subheader("Attention from = to a")
-        show_picture("attention")
-        st.subheader("One neuron")
-        index = st.selectbox(
-            "Neuron, the clearest first",
-            sorted_neurons(mark, step, run),
-            key="neuron",
-            bind="query-params",
-            required=True,
+        st.subheader("Attention")
+        st.caption(
+            "From = to the first number, for every pair; above each head the frequency that "
+            "explains most of it."
         )
+        show_picture("attention")
+        index, answer = choose_neuron_and_answer(run, step)
         show_picture("neuron", index)
-        st.subheader("Logits")
-        most = run.task.p - 1
-        answer = st.number_input("Answer c", 0, most, 1, key="answer", bind="query-params")
-        show_picture("logits", int(answer))
+        show_picture("logits", answer)
         open_elsewhere(run, step)
 
     panel()
+
+
+def choose_neuron_and_answer(run: grokking.TrainingRun, step: int) -> tuple[int, int]:
+    """Which neuron and which answer are drawn."""
+    st.subheader("One neuron, and the logit of one answer")
+    st.caption(
+        "Each over all pairs, and how its variance is spread over the frequencies of a and of b: "
+        "circled is what holds 5% or more. On the diagonal both move in the same frequency, as in "
+        "cos(w(a + b)); on an axis, one of them alone moves it."
+    )
+    left, right, _ = st.columns([1, 1, 1])
+    index = left.selectbox(
+        "Neuron, the clearest first",
+        sorted_neurons(run.fingerprint, step, run),
+        key="neuron",
+        bind="query-params",
+        required=True,
+    )
+    most = run.task.p - 1
+    answer = right.number_input("Answer c", 0, most, 1, key="answer", bind="query-params")
+    return index, int(answer)
 
 
 def open_elsewhere(run: grokking.TrainingRun, step: int) -> None:
@@ -272,14 +323,20 @@ def show_circuit(run: grokking.TrainingRun, name: str) -> list[str]:
     title = f"waves of {name}, step {step}"
     found = titled(circuit.FourierCircuit, circuit.ANALYSIS, title)
     if found is not None:
-        say(found.summary())
+        say(tested(found))
         draw(found.figure())
-        with st.expander("Every test"):
+        st.caption(
+            "Grey dots are the same tests with frequencies drawn at random, the dotted line is "
+            "guessing. W_L is the map from the neurons to the logits."
+        )
+        with st.expander("Every test, in words and numbers"):
+            say(found.summary())
             st.dataframe(found.to_frame(), hide_index=True)
         return [f"print(grokking.fourier(run.model({step}), run.task).summary())"]
     st.caption(
-        "Each key frequency is removed, only the key ones are kept, and the formula is put in "
-        "place of the logits, beside the same with random frequencies."
+        "Pictures suggest; tests decide. The waves of the key frequencies are taken away, then all "
+        "else is, then the logits are replaced by the formula Σ α cos(w(a + b - c)); each test is "
+        "also made with frequencies drawn at random, which must not do the same."
     )
 
     def work(report: jobs.Report) -> None:
@@ -294,6 +351,19 @@ def show_circuit(run: grokking.TrainingRun, name: str) -> list[str]:
     return []
 
 
+def tested(found: circuit.FourierCircuit) -> str:
+    """What the tests say, in a sentence or two."""
+    loss = {
+        name: f"{found.edit(name).test_loss:.2g}" for name in ("model", "keep", "remove", "formula")
+    }
+    keys = ", ".join(map(str, found.keys)) or "none"
+    return (
+        f"Key frequencies: {keys}. Test loss: {loss['model']} unchanged, {loss['keep']} with their "
+        f"waves only, {loss['remove']} without them, {loss['formula']} by the formula alone; "
+        f"guessing gives {np.log(found.task.p):.2g}."
+    )
+
+
 def show_drops(run: grokking.TrainingRun, name: str) -> list[str]:
     """Sudden drops of this run's test loss, or of a curve of one's own; the code shown."""
     st.header("5. Was the fall sudden?")
@@ -303,7 +373,7 @@ def show_drops(run: grokking.TrainingRun, name: str) -> list[str]:
     tests = len(run.curves.test_steps)
     if found is not None:
         say(found.summary())
-        draw(found.figure())
+        draw(found.figure().update_yaxes(exponentformat="power"))
         lines = [*DROPS_CODE]
         for start, end in zip(found.starts, found.ends, strict=True):
             lines += show_changes(run, start, end)
@@ -321,7 +391,9 @@ def show_drops(run: grokking.TrainingRun, name: str) -> list[str]:
 
 def offer_drops(run: grokking.TrainingRun, title: str) -> None:
     """The button that looks for drops of the run's test loss."""
-    st.caption("Drops of the test loss, against smooth curves with the same noise.")
+    st.caption(
+        "A drop counts as sudden where smooth curves with the same noise hardly ever fall as fast."
+    )
     made = run.curves.arrays()
     curve = curves.Curve(
         steps=made["test_steps"], values=made["test_loss"], name="test loss", source=run.name
@@ -394,7 +466,7 @@ def show_upload() -> None:
     found = steps.step(key, work, label="Looking for drops")
     if found is not None:
         say(found.summary())
-        draw(found.figure())
+        draw(found.figure().update_yaxes(exponentformat="power"))
 
 
 def compare(run: grokking.TrainingRun, name: str) -> None:
@@ -402,7 +474,6 @@ def compare(run: grokking.TrainingRun, name: str) -> None:
     st.header("6. How does it compare with other runs?")
     others = trainings.pick_others(name)
     if not others:
-        st.caption("Choose further runs to see their test losses beside this one's.")
         return
     shown = {f"{one.name} ({key})": one for key, one in {name: run, **others}.items()}
     draw(pictures.comparison({label: one.curves for label, one in shown.items()}))
@@ -458,7 +529,12 @@ def script(run: grokking.TrainingRun, name: str, more: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-st.title("How does a network come to generalise, and what has it learned?")
+st.title("How does a network come to generalise?")
+st.caption(
+    "A small network learns an operation such as a + b modulo a prime from some of the pairs. It "
+    "first learns these by heart; much later it answers the others too: it groks. See when that "
+    "happens, what forms inside long before, and what the network computes with in the end."
+)
 picked = trainings.pick()
 if picked == trainings.NEW:
     trainings.start()

@@ -274,3 +274,9 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     assert result.stderr.strip().endswith(sentence)
     assert "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_columns_are_printed_as_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "curve.csv").write_text(":x:,[b]\n1,2\n")
+    result = invoke("drops", str(tmp_path / "curve.csv"), "--column", "zz")
+    assert ":x:, [b]" in result.stderr

@@ -37,16 +37,17 @@ def test_the_script_runs_and_saves_a_result(tmp_path: Path) -> None:
 
 def test_the_pictures_are_there() -> None:
     paths = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert len(paths) == 2
+    assert len(paths) == 3
     for path in paths:
         assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("line", blocks("sh")[2].strip().splitlines())
 def test_the_commands_exist(line: str) -> None:
-    command = line.split()[1]
+    words = line.split()
+    command = words[1:3] if words[1] == "grok" else words[1:2]
     run = subprocess.run(
-        [sys.executable, "-m", "workbench", command, "--help"],
+        [sys.executable, "-m", "workbench", *command, "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -684,7 +684,7 @@ def _looked_inside(
     run: TrainingRun, found: Drops, seed: int, report: Callable[[float, str], None]
 ) -> list[tuple[int, Changes | str]]:
     """What changed at each drop, or why that cannot be said."""
-    from analyses.grokking import changes
+    from analyses.grokking import changes, swapping
     from workbench.core.engine import running
 
     inside: list[tuple[int, Changes | str]] = []
@@ -692,7 +692,7 @@ def _looked_inside(
         own = running.part(report, i / len(found.steps), (i + 1) / len(found.steps))
         try:
             around = changes.what_changed_at(run, (start, end), seed=seed, progress=own)
-        except changes.ChangesError as error:
+        except swapping.ChangesError as error:
             inside.append((step, str(error)))
         else:
             inside.append((step, around))

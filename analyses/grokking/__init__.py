@@ -29,6 +29,7 @@ from analyses.grokking.circuit import FourierCircuit, fourier
 from analyses.grokking.curves import Curve, CurveError, columns_of, read_curve
 from analyses.grokking.drops import Drops, detect_drops
 from analyses.grokking.phases import Curves, Phases, phases
+from analyses.grokking.swapping import ChangesError
 from analyses.grokking.sweep import Sweep, sweep
 from analyses.grokking.tracking import ProgressMeasures, track
 from workbench.core.modular.recipe import RECIPES, Recipe, recipe
@@ -40,6 +41,7 @@ __all__ = [
     "OPERATIONS",
     "RECIPES",
     "Changes",
+    "ChangesError",
     "Curve",
     "CurveError",
     "Curves",

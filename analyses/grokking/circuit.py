@@ -229,7 +229,7 @@ class FourierCircuit(results.Result):
 
     def figure(self) -> go.Figure:
         """Share of each frequency in W_L's power; below it the loss of each test, logarithmic."""
-        figure = plotly.subplots.make_subplots(rows=2, cols=1, vertical_spacing=0.2)
+        figure = plotly.subplots.make_subplots(rows=2, cols=1, vertical_spacing=0.16)
         every = np.arange(1, len(self.frequency_shares) + 1)
         colours = np.where(np.isin(every, self.keys), plots.COLOURS[0], plots.COLOURS[-1])
         bars = go.Bar(x=every, y=self.frequency_shares, marker={"color": colours}, name="share")
@@ -265,12 +265,16 @@ class FourierCircuit(results.Result):
         figure.add_trace(points, row=2, col=1)
         chance = {"dash": "dot", "color": plots.COLOURS[-1]}
         figure.add_hline(y=float(np.log(self.task.p)), line=chance, row=2, col=1)  # pyright: ignore[reportArgumentType]
-        figure.update_layout(template=plots.TEMPLATE, height=700, showlegend=False)
-        figure.update_xaxes(title="frequency", row=1, col=1)
+        figure.update_layout(template=plots.TEMPLATE, height=620, showlegend=False)
+        figure.update_xaxes(title={"text": "frequency", "standoff": 6}, row=1, col=1)
         figure.update_yaxes(title="share of the power of W_L", row=1, col=1)
-        figure.update_xaxes(categoryorder="array", categoryarray=names, row=2, col=1)
+        # Names end at their tick: those on the right would need room beside the figure otherwise.
+        categories = {"categoryorder": "array", "categoryarray": names, "tickangle": -40}
+        figure.update_xaxes(**categories, row=2, col=1)
+        figure.update_yaxes(type="log", exponentformat="power", row=2, col=1)
+        # plotly draws powers of ten a quarter larger than other ticks.
         return figure.update_yaxes(
-            title="test loss (nats a pair)", type="log", exponentformat="power", row=2, col=1
+            title="test loss (nats a pair)", tickfont={"size": 10.4}, row=2, col=1
         )
 
     def summary(self) -> str:

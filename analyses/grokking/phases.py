@@ -75,6 +75,10 @@ Verdict = Literal["grokked", "generalised without delay", "memorised only", "not
 # The losses take the first colours.
 _SHADES = plots.COLOURS[4:7]
 _WHISKER = plots.COLOURS[-1]
+# A figure ends at so many times the last boundary: the rest would press the phases together.
+_SHOWN = 2.2
+# plotly draws powers of ten a quarter larger than other ticks.
+_POWERS = 10.4
 _FEWEST = 6
 # Losses below this are rounding of float64.
 _FLOOR = 1e-16
@@ -245,7 +249,11 @@ class Phases(results.Result):
         )
 
     def figure(self) -> go.Figure:
-        """The losses on a logarithmic axis over shaded phases; whiskers are the intervals."""
+        """The losses on a logarithmic axis over shaded phases; whiskers are the intervals.
+
+        Where the last phase ends early in the run, its beginning fills the figure; a double click
+        shows all of it.
+        """
         measured = {name: getattr(self.curves, name) for name in LOSSES}
         present = {name: series for name, series in measured.items() if series.steps.size}
         steps = np.unique(np.concatenate([series.steps for series in present.values()]))
@@ -256,26 +264,57 @@ class Phases(results.Result):
             y_title="loss, nats a pair",
             log_y=True,
         )
-        figure.update_yaxes(exponentformat="power")
-        beginnings = self._beginnings()
+        figure.update_yaxes(exponentformat="power", tickfont={"size": _POWERS})
+        figure.update_xaxes(title={"standoff": 8})
+        return self.over(figure)
+
+    def over(self, figure: go.Figure) -> go.Figure:
+        """Put the phases behind another figure over the training's steps.
+
+        Args:
+            figure: A figure whose first panel shows the losses on a logarithmic axis.
+
+        Returns:
+            A copy with the phases shaded in all panels and the intervals in the first.
+        """
+        figure = go.Figure(figure)
+        drawn: Any = figure.layout
+        panels = [name.removeprefix("xaxis") for name in drawn if name.startswith("xaxis")]
+        first, last = self._reach()
         for name, colour, begin, end in zip(
-            self.names, _SHADES, beginnings, self.boundaries, strict=True
+            self.names, _SHADES, self._beginnings(), self.boundaries, strict=True
         ):
             # A phase that had begun and was not seen to end lasts until the run does.
             if np.isfinite(begin):
-                figure.add_vrect(
-                    x0=begin,
-                    x1=end if np.isfinite(end) else steps[-1],
-                    fillcolor=colour,
-                    opacity=0.16,
-                    line_width=0,
-                    layer="below",
-                    name=name,
-                    showlegend=True,
+                figure.update_layout(
+                    shapes=[
+                        *figure.layout.shapes,  # pyright: ignore[reportAttributeAccessIssue]
+                        *(
+                            {
+                                "type": "rect",
+                                "xref": f"x{panel}",
+                                "yref": f"y{panel} domain",
+                                "x0": begin,
+                                "x1": end if np.isfinite(end) else last,
+                                "y0": 0,
+                                "y1": 1,
+                                "fillcolor": colour,
+                                "opacity": 0.16,
+                                "line": {"width": 0},
+                                "layer": "below",
+                                "name": name,
+                                "showlegend": not panel,
+                            }
+                            for panel in panels
+                        ),
+                    ]
                 )
             if not np.isfinite(end):
                 break
         figure.add_trace(self._whiskers())
+        seen = _SHOWN * np.nanmax(self.boundaries, initial=-np.inf)
+        if first < seen < last:
+            figure.update_xaxes(range=[first, seen])
         return figure
 
     def summary(self) -> str:
@@ -310,6 +349,12 @@ class Phases(results.Result):
         memorising = self.verdict in {"grokked", "memorised only"}
         first = self.curves.train.steps[0] if memorising else np.nan
         return np.concatenate([[first], self.boundaries[:-1]])
+
+    def _reach(self) -> tuple[float, float]:
+        """First and last step that anything was measured at."""
+        measured = [getattr(self.curves, name).steps for name in LOSSES]
+        steps = np.concatenate([every for every in measured if every.size])
+        return float(steps.min()), float(steps.max())
 
     def _whiskers(self) -> go.Scatter:
         ends = self.boundaries

@@ -39,7 +39,9 @@ from workbench.core.modular.network import Snapshot
 from workbench.core.modular.tasks import Task
 
 # Heads side by side, and the height of a row of square pictures.
-_ABREAST, _HEIGHT = 4, 330
+_ABREAST, _HEIGHT = 4, 290
+# Share of the power from which on a cell is circled.
+_MUCH = 0.05
 # Points of a curve: more cannot be told apart on a screen.
 _POINTS = 500
 
@@ -102,7 +104,7 @@ def order(task: Task) -> Order:
 
 
 def progress(curves: Curves, measured: Sequence[tracking.ProgressMeasures] = ()) -> go.Figure:
-    """A training as far as it is: losses above; accuracy, weights and measures below.
+    """A training as far as it is: losses on the left; accuracy, weights, measures on the right.
 
     Args:
         curves: Of the run.
@@ -126,17 +128,17 @@ def progress(curves: Curves, measured: Sequence[tracking.ProgressMeasures] = ())
         _line(steps, train, "train loss", 0, ""),
         _line(steps, made["test_loss"][chosen], "test loss", 1, ""),
         _line(steps, made["test_accuracy"][chosen], "test accuracy", 1, "2", legend=False),
-        _line(steps, made["squared_weights"][chosen], "Σw²", 6, "3", legend=False),
+        _line(steps, made["squared_weights"][chosen], "Σw²", 5, "3", legend=False),
     ]
     live = (
         ("restricted_loss", "restricted loss", 2, ""),
         ("excluded_loss", "excluded loss", 3, ""),
         ("gini_neuron_logit", "Gini of the neuron-logit map", 4, "4"),
-        ("logit_explained", "logits, by the keys' formula", 2, "4"),
-        ("neurons_explained", "neurons, by one frequency", 5, "4"),
+        ("logit_explained", "logits, by the keys' formula", 5, "4"),
+        ("neurons_explained", "neurons, by one frequency", 3, "4"),
     )
     traces += [
-        _line(at, column(name), title, colour, axis, mode="lines+markers")
+        _line(at, column(name), title, colour, axis, mode="lines+markers", legend=not axis)
         for name, title, colour, axis in live
         if measured and np.isfinite(column(name)).any()
     ]
@@ -162,8 +164,8 @@ def comparison(runs: Mapping[str, Curves]) -> go.Figure:
     figure.update_layout(template=plots.TEMPLATE, hovermode="x unified", showlegend=True)
     # One below the other: names of runs are long.
     figure.update_layout(legend={"orientation": "v", "yanchor": "bottom", "y": 1.02})
-    figure.update_xaxes(title="step")
-    return figure.update_yaxes(title="test loss (nats a pair)", type="log", exponentformat="power")
+    figure.update_xaxes(title=_STEP)
+    return figure.update_yaxes(title="test loss (nats a pair)", **_LOGARITHMIC)
 
 
 def _thinned(count: int) -> np.ndarray:
@@ -194,43 +196,53 @@ def _line(
     )
 
 
-def _progress_layout(columns: int) -> dict[str, Any]:
+def _progress_layout(panels: int) -> dict[str, Any]:
     layout: dict[str, Any] = {
         "template": plots.TEMPLATE,
-        "height": 580,
+        "height": 400,
         "hovermode": "x unified",
         # Keeps zoom and hidden curves while new points come.
         "uirevision": "progress",
-        "xaxis": {"anchor": "y", "title": {"text": "step"}},
-        "yaxis": {
-            "domain": [0.46, 1.0],
-            "type": "log",
-            "exponentformat": "power",
-            "title": {"text": "loss (nats a pair)"},
-        },
+        "xaxis": {"anchor": "y", "domain": [0.0, 0.56], "title": _STEP, "nticks": 6},
+        "yaxis": {"title": {"text": "loss (nats a pair)", "standoff": 6}, **_LOGARITHMIC},
+        "annotations": [],
     }
-    gap = 0.12
-    width = (1 - gap * (columns - 1)) / columns
-    titles = ("test accuracy", "squared weights", "share explained, Gini")
-    for place, title in enumerate(titles[:columns]):
-        left, number = place * (width + gap), place + 2
+    gap = 0.17
+    height = (1 - gap * (panels - 1)) / panels
+    for place, title in enumerate(_PANELS[:panels]):
+        top, number = 1 - place * (height + gap), place + 2
+        lowest = place == panels - 1
         layout[f"xaxis{number}"] = {
             "anchor": f"y{number}",
-            "domain": [left, left + width],
-            "title": {"text": "step"},
+            "domain": [0.66, 1.0],
             "nticks": 5,
             "matches": "x",
+            "showticklabels": lowest,
+            "title": _STEP if lowest else None,
         }
         layout[f"yaxis{number}"] = {
             "anchor": f"x{number}",
-            "domain": [0.0, 0.28],
+            "domain": [max(top - height, 0.0), top],
             "rangemode": "tozero",
-            "title": {"text": title},
+            "nticks": 4,
         }
+        above = {"xref": "paper", "x": 0.66, "xanchor": "left", "yref": "paper", "y": top}
+        text = {"text": title, "showarrow": False, "yanchor": "bottom", "font": {"size": 13}}
+        layout["annotations"].append(above | text)
     return layout
 
 
-_LAYOUTS = {columns: _progress_layout(columns) for columns in (2, 3)}
+# plotly draws powers of ten a quarter larger than other ticks.
+_LOGARITHMIC = {"type": "log", "exponentformat": "power", "tickfont": {"size": 10.4}}
+_STEP = {"text": "step", "standoff": 6}
+_PANELS = (
+    "test accuracy",
+    "squared weights",
+    f'<span style="color: {plots.COLOURS[4]}">Gini</span>, explained: '
+    f'<span style="color: {plots.COLOURS[5]}">logits</span>, '
+    f'<span style="color: {plots.COLOURS[3]}">neurons</span>',
+)
+_LAYOUTS = {panels: _progress_layout(panels) for panels in (2, 3)}
 
 
 def embedding(snapshot: Snapshot, ordered: Order) -> go.Figure:
@@ -256,7 +268,7 @@ def embedding(snapshot: Snapshot, ordered: Order) -> go.Figure:
             go.Bar(x=every, y=values, name=name, marker={"color": colour}, hovertemplate=drawn)
         )
     figure.update_layout(template=plots.TEMPLATE, height=_HEIGHT, barmode="group", bargap=0.15)
-    figure.update_xaxes(title="frequency")
+    figure.update_xaxes(title={"text": "frequency k", "standoff": 6})
     return figure.update_yaxes(title="norm in the embedding", rangemode="tozero")
 
 
@@ -293,7 +305,8 @@ def attention(snapshot: Snapshot, ordered: Order) -> go.Figure:
         )
     figure.update_layout(template=plots.TEMPLATE, height=_HEIGHT * rows)
     figure.update_layout(coloraxis=_colours("attention to a"))
-    figure.update_xaxes(title=f"{ordered.elements} a", row=rows)
+    figure.update_annotations(font={"size": 13})
+    figure.update_xaxes(title={"text": f"{ordered.elements} a", "standoff": 6}, row=rows)
     figure.update_yaxes(title=f"{ordered.elements} b", col=1)
     return _square(figure)
 
@@ -329,12 +342,13 @@ def neurons(snapshot: Snapshot, ordered: Order) -> go.Figure:
         title={
             "text": f"{clear} of {len(sorted_)} neurons: one frequency explains "
             f"{fourier.EXPLAINED:.0%} or more",
-            "font": {"size": 14},
+            "font": {"size": 13},
         },
-        margin={"t": 48},
+        margin={"t": 40},
     )
-    figure.update_xaxes(title="neurons, sorted by their best frequency", showgrid=False)
-    return figure.update_yaxes(title="frequency", showgrid=False)
+    title = {"text": "neurons, sorted by their best frequency", "standoff": 6}
+    figure.update_xaxes(title=title, showgrid=False)
+    return figure.update_yaxes(title="frequency k", showgrid=False)
 
 
 def neuron_shares(snapshot: Snapshot, ordered: Order) -> Float64[np.ndarray, "frequency neuron"]:
@@ -413,9 +427,11 @@ def logits(snapshot: Snapshot, ordered: Order, answer: int) -> go.Figure:
     figure.add_trace(bars, row=1, col=2)
     figure.update_layout(template=plots.TEMPLATE, height=_HEIGHT, showlegend=False)
     figure.update_layout(coloraxis=_colours("share", x=0.345))
-    figure.update_xaxes(title="frequency of a", row=1, col=1)
+    _ring(figure, power, "")
+    figure.update_annotations(font={"size": 13})
+    figure.update_xaxes(title={"text": "frequency of a", "standoff": 6}, row=1, col=1)
     figure.update_yaxes(title="frequency of b", row=1, col=1)
-    figure.update_xaxes(title="frequency", row=1, col=2)
+    figure.update_xaxes(title={"text": "frequency k", "standoff": 6}, row=1, col=2)
     return figure.update_yaxes(title="coefficient (nats)", row=1, col=2)
 
 
@@ -456,12 +472,15 @@ def _table_and_power(
     )
     values = go.Heatmap(z=_light(table.T), coloraxis="coloraxis2", hovertemplate=_AT)
     figure.add_trace(values, row=1, col=1)
-    figure.add_trace(_power_map(power_by_frequencies(table)), row=1, col=2)
+    power = power_by_frequencies(table)
+    figure.add_trace(_power_map(power), row=1, col=2)
+    _ring(figure, power, "2")
+    figure.update_annotations(font={"size": 13})
     figure.update_layout(template=plots.TEMPLATE, height=_HEIGHT)
     figure.update_layout(coloraxis=_colours("share"), coloraxis2=_colours(what, x=0.39))
-    figure.update_xaxes(title=f"{ordered.elements} a", row=1, col=1)
+    figure.update_xaxes(title={"text": f"{ordered.elements} a", "standoff": 6}, row=1, col=1)
     figure.update_yaxes(title=f"{ordered.elements} b", row=1, col=1)
-    figure.update_xaxes(title="frequency of a", row=1, col=2)
+    figure.update_xaxes(title={"text": "frequency of a", "standoff": 6}, row=1, col=2)
     figure.update_yaxes(title="frequency of b", row=1, col=2)
     return _square(figure)
 
@@ -469,6 +488,15 @@ def _table_and_power(
 def _power_map(power: Float64[np.ndarray, "frequency frequency"]) -> go.Heatmap:
     drawn = "k of a = %{x}, k of b = %{y}<br><b>%{z:.2%}</b><extra></extra>"
     return go.Heatmap(z=_light(power.T), coloraxis="coloraxis", hovertemplate=drawn)
+
+
+def _ring(figure: go.Figure, power: Float64[np.ndarray, "frequency frequency"], axis: str) -> None:
+    """Circle the cells with much of the power: among thousands one cell is easily overlooked."""
+    size = {"x0": -6, "x1": 6, "y0": -6, "y1": 6, "xsizemode": "pixel", "ysizemode": "pixel"}
+    for a, b in np.argwhere(power >= _MUCH):
+        place = {"xref": f"x{axis}", "yref": f"y{axis}", "xanchor": int(a), "yanchor": int(b)}
+        line = {"color": plots.COLOURS[3], "width": 1.5}
+        figure.add_shape({"type": "circle", **place, **size, "line": line})
 
 
 def _light(values: Float[np.ndarray, "row column"]) -> np.ndarray:

@@ -42,6 +42,9 @@ from workbench.core.modular.tasks import Task
 ANALYSIS = "grokking.track"
 # A key's share has to be this many times an even spread before it counts as having appeared.
 _CLEAR = 2.0
+# plotly draws powers of ten a quarter larger than other ticks.
+_LOGARITHMIC = {"type": "log", "exponentformat": "power", "tickfont": {"size": 10.4}}
+_BELOW = (plots.COLOURS[5], plots.COLOURS[3])
 _LOSSES = {
     "train": "train_loss",
     "test": "test_loss",
@@ -190,34 +193,39 @@ class ProgressMeasures(results.Result):
 
     def figure(self) -> go.Figure:
         """Losses over the steps on a logarithmic axis; below them weights, Gini and explained."""
-        figure = plotly.subplots.make_subplots(
-            rows=2,
-            cols=3,
-            specs=[[{"colspan": 3}, None, None], [{}, {}, {}]],
-            row_heights=[0.62, 0.38],
-            vertical_spacing=0.16,
-        )
-        for name, field in _LOSSES.items():
-            if np.isfinite(getattr(self, field)).any():
-                _curve(figure, self.steps, name, getattr(self, field), row=1, col=1)
         below = {
-            "squared weights": {"Σw²": self.squared_weights},
-            "Gini coefficient": {
-                "Gini of the embedding": self.gini_embedding,
-                "Gini of the neuron-logit map": self.gini_neuron_logit,
+            "squared weights": {"Σw²": ("", self.squared_weights)},
+            "Gini": {
+                "Gini of the embedding": ("embedding", self.gini_embedding),
+                "Gini of the neuron-logit map": ("neurons to logits", self.gini_neuron_logit),
             },
-            "share explained": {
-                "logits, by the keys' formula": self.logit_explained,
-                "neurons, by one frequency": self.neurons_explained,
+            "explained": {
+                "logits, by the keys' formula": ("logits", self.logit_explained),
+                "neurons, by one frequency": ("neurons", self.neurons_explained),
             },
         }
-        for column, (title, curves) in enumerate(below.items(), start=1):
-            for name, values in curves.items():
-                _curve(figure, self.steps, name, values, row=2, col=column)
-            figure.update_yaxes(title=title, rangemode="tozero", row=2, col=column)
-        figure.update_layout(template=plots.TEMPLATE, height=640, hovermode="x unified")
-        figure.update_xaxes(title="step")
-        return figure.update_yaxes(title="loss (nats a pair)", type="log", row=1, col=1)
+        titles = [_title(title, [short for short, _ in of.values()]) for title, of in below.items()]
+        figure = plotly.subplots.make_subplots(
+            rows=2,
+            cols=len(below),
+            specs=[[{"colspan": len(below)}, None, None], [{}] * len(below)],
+            subplot_titles=["", *titles],
+            row_heights=[0.64, 0.36],
+            horizontal_spacing=0.07,
+            vertical_spacing=0.14,
+        )
+        for index, (name, field) in enumerate(_LOSSES.items()):
+            if np.isfinite(getattr(self, field)).any():
+                colour = plots.COLOURS[index]
+                _curve(figure, self.steps, name, getattr(self, field), colour, row=1)
+        for column, curves in enumerate(below.values(), start=1):
+            for colour, (name, (_, values)) in zip(_BELOW, curves.items(), strict=False):
+                _curve(figure, self.steps, name, values, colour, row=2, column=column)
+        figure.update_layout(template=plots.TEMPLATE, height=600, hovermode="x unified")
+        figure.update_annotations(font={"size": 13})
+        figure.update_xaxes(title={"text": "step", "standoff": 6}, nticks=6, row=2)
+        figure.update_xaxes(matches="x").update_yaxes(rangemode="tozero", row=2)
+        return figure.update_yaxes(title="loss (nats a pair)", **_LOGARITHMIC, row=1, col=1)
 
     def frequencies_figure(self) -> go.Figure:
         """Share of each frequency in the neuron-logit map's power, over the steps."""
@@ -242,7 +250,7 @@ class ProgressMeasures(results.Result):
             x_title="step",
             y_title="loss of the training pairs (nats a pair)",
             log_y=True,
-        )
+        ).update_yaxes(**_LOGARITHMIC)
 
     def summary(self) -> str:
         """Where it began and ended, the keys, and what the waves alone do."""
@@ -427,12 +435,28 @@ def _tidy(
 
 
 def _curve(
-    figure: go.Figure, steps: np.ndarray, name: str, values: np.ndarray, *, row: int, col: int
+    figure: go.Figure,
+    steps: np.ndarray,
+    name: str,
+    values: np.ndarray,
+    colour: str,
+    *,
+    row: int,
+    column: int = 1,
 ) -> None:
-    drawn: Any = figure.data
-    colour = plots.COLOURS[len(drawn) % len(plots.COLOURS)]
+    """Draw a curve; below the first row the titles of the panels serve as the legend."""
     trace = go.Scatter(x=steps, y=values, name=name, mode="lines", line={"color": colour})
-    figure.add_trace(trace, row=row, col=col)
+    figure.add_trace(trace.update(showlegend=row == 1), row=row, col=column)
+
+
+def _title(title: str, curves: Sequence[str]) -> str:
+    """A panel's title with the names of its curves in their colours."""
+    named = [
+        f'<span style="color: {colour}">{name}</span>'
+        for colour, name in zip(_BELOW, curves, strict=False)
+        if name
+    ]
+    return f"{title}: {', '.join(named)}" if named else title
 
 
 def _listed(values: Sequence[int]) -> str:

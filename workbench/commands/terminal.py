@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from workbench.core.engine import preflight
     from workbench.core.results import Result
 
-_out = rich.console.Console()
-_err = rich.console.Console(stderr=True)
+_out = rich.console.Console(emoji=False)
+_err = rich.console.Console(emoji=False, stderr=True)
 # Wide enough for any table: what is read by a program must not be folded.
 _NO_LIMIT = 10_000
 
@@ -31,7 +31,7 @@ def say(text: str) -> None:
     """Print a sentence, as it stands.
 
     Args:
-        text: What to print; brackets in it are no markup.
+        text: What to print; brackets and colons in it are no markup.
     """
     _out.print(text, markup=False, highlight=False)
 
@@ -54,7 +54,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = 
         return
     wide = _out.options.update(width=_NO_LIMIT)
     width = rich.measure.Measurement.get(_out, wide, made).maximum
-    rich.console.Console(width=max(width, len(title))).print(made)
+    rich.console.Console(emoji=False, width=max(width, len(title))).print(made)
 
 
 def number(value: float, low: float = math.nan, high: float = math.nan) -> str:

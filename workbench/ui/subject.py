@@ -1,15 +1,16 @@
 """The subject: picking a model, and having it loaded.
 
-The pick stands in the address as `?model=`. A bundled name is opened at once; a folder or a hub
-name that came with a link is opened only after a click, because opening it reads a folder of the
-reader's machine or asks the hub. Loaded models are shared by all sessions and the least recently
-used one is let go.
+The pick stands in the address as `?model=`. A bundled name is opened at once, and so is a
+checkpoint that the app itself wrote among its trainings; another folder or a hub name that came
+with a link is opened only after a click, because opening it reads a folder of the reader's machine
+or asks the hub. Loaded models are shared by all sessions and the least recently used one is let go.
 """
 
 from __future__ import annotations
 
 import collections
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _KEPT = 3
+# A training's name, "models", and the checkpoint.
+_DEPTH = 3
 _ALLOWED = "models opened by hand"
 
 
@@ -103,7 +106,7 @@ def pick() -> str | None:
     if not name:
         st.info("Pick a model, or type the folder or hub name of your own.")
         return None
-    if name in bundled or name in st.session_state.get(_ALLOWED, ()):
+    if name in bundled or name in st.session_state.get(_ALLOWED, ()) or is_own(name):
         return name
     st.warning(
         f"This link asks for {escaping.markdown(name)}, which did not come with the workbench. "
@@ -113,6 +116,28 @@ def pick() -> str | None:
         _remember(name)
         st.rerun()
     return None
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is a folder that the app itself wrote, as a checkpoint of a stored training.
+
+    Args:
+        name: Bundled name, folder or hub name.
+
+    Returns:
+        True only where the folder, with all links followed, lies among the stored trainings.
+    """
+    if not Path(name).is_dir():
+        return False
+    # Brings torch, which a page that opens a bundled model starts in the background.
+    from workbench.core.modular import run
+
+    try:
+        root = run.trainings_root().resolve(strict=True)
+        inside = Path(name).resolve(strict=True).relative_to(root)
+    except (OSError, ValueError):
+        return False
+    return len(inside.parts) == _DEPTH and inside.parts[1] == "models"
 
 
 def loaded(name: str) -> TransformerBridge | None:

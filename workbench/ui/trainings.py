@@ -93,6 +93,9 @@ def pick_others(name: str) -> dict[str, run.TrainingRun]:
     with contextlib.suppress(run.RunError):
         offered[BUNDLED] = run.bundled_run()
     offered.pop(name, None)
+    if not offered:
+        st.caption("There is no other run on this machine yet; train one: New training, above.")
+        return {}
     asked = st.query_params.get_all("compare")
     # As in `pick`, the address is what counts.
     st.session_state["compared"] = [other for other in asked if other in offered]
@@ -106,6 +109,7 @@ def pick_others(name: str) -> dict[str, run.TrainingRun]:
         format_func=lambda other: f"{offered[other].name} ({other})",
         key="compared",
         on_change=follow,
+        placeholder="Further runs, to see their test losses beside this one's",
     )
     return {other: offered[other] for other in chosen}
 

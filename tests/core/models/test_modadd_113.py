@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,17 +14,16 @@ import torch
 from jaxtyping import Float64, Int64
 from torch.nn import functional
 
+from tests.core.modular.conftest import TINY
 from workbench.core.models import card, sources
-from workbench.core.models.training import fourier, modadd_113
+from workbench.core.models.training import modadd_113
+from workbench.core.modular import bundle, network, recipe, tasks, training
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 P = 113
 FOLDER = card.BUNDLED / modadd_113.NAME
-
-# Small enough to take a step in a millisecond; the warm-up is over after the first step.
-TINY = modadd_113.SetUp(p=7, n_heads=2, d_head=4, d_model=8, d_mlp=12, fraction=0.5, warm_up=1)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +87,7 @@ def test_text_goes_in_and_the_answer_comes_out(model: TransformerBridge) -> None
 
 def test_attention_has_no_biases() -> None:
     stored = stored_weights()
-    for name in modadd_113.FROZEN:
+    for name in network.FROZEN:
         assert torch.equal(stored[name], torch.zeros(128)), name
     assert float(stored["layers.0.mlp.fc_in.bias"].abs().max()) > 0.01
 
@@ -146,18 +143,20 @@ def test_card_states_accuracy_weights_and_steps() -> None:
     assert (measured("accuracy").value, measured("accuracy").n) == (1.0, 12_769)
     assert written.behaviours[0].accuracy == 1.0
     assert written.behaviours[0].chance == pytest.approx(1 / 113)
-    assert written.training.steps == modadd_113.EPOCHS
-    assert written.training.tokens == 3 * 3830 * modadd_113.EPOCHS
+    assert written.training.steps == modadd_113.RECIPE.steps
+    assert written.training.tokens == 3 * 3830 * modadd_113.RECIPE.steps
 
 
 def test_config_is_what_the_script_describes() -> None:
     config = json.loads((FOLDER / "config.json").read_text())
     assert config["format"] == "transformer-lens-native"
-    assert config["config"] == modadd_113.SetUp().bridge_settings() | {"default_prepend_bos": False}
+    assert config["config"] == network.bridge_settings(modadd_113.RECIPE, P) | {
+        "default_prepend_bos": False
+    }
 
 
 def test_bundle_is_small() -> None:
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 1_000_000
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 16_000_000
 
 
 # Its tokenizer
@@ -192,143 +191,41 @@ def test_booting_adds_no_token(model: TransformerBridge) -> None:
 
 
 def test_committed_tokenizer_is_the_scripts(tmp_path: Path) -> None:
-    modadd_113.build_tokenizer(P).save_pretrained(tmp_path)
+    bundle.build_tokenizer(P).save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_text() == (FOLDER / "tokenizer.json").read_text()
 
 
 # The script
 
 
-def random_weights(setup: modadd_113.SetUp, seed: int) -> modadd_113.Weights:
-    """Float64 weights, all random, biases of the MLP included."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, value in modadd_113.initial_weights(setup).items():
-        drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64) / 3
-        frozen = name in modadd_113.FROZEN
-        weights[name] = torch.zeros_like(drawn) if frozen else drawn.requires_grad_()
-    return weights
-
-
-def native(setup: modadd_113.SetUp, weights: modadd_113.Weights) -> torch.nn.Module:
-    from transformer_lens.config import TransformerBridgeConfig
-    from transformer_lens.model_bridge.sources.native.model import NativeModel
-
-    network = NativeModel(TransformerBridgeConfig(**setup.bridge_settings())).double()
-    network.load_state_dict({name: value.detach() for name, value in weights.items()})
-    for name, value in network.named_parameters():
-        value.requires_grad_(name not in modadd_113.FROZEN)
-    return network
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_fast_logits_are_the_networks(seed: int) -> None:
-    setup = modadd_113.SetUp()
-    weights = {k: v.detach().float() for k, v in random_weights(setup, seed).items()}
-    tokens = prompts(P)[torch.randperm(P * P, generator=torch.Generator().manual_seed(seed))[:500]]
-    with torch.inference_mode():
-        plain = native(setup, weights).float()(tokens)[:, -1]
-        fast = modadd_113.last_logits(weights, tokens[:, :2], setup)
-    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5 * float(plain.abs().max()))
-
-
-def test_fast_steps_are_plain_autograd_steps() -> None:
-    weights = random_weights(TINY, 0)
-    network = native(TINY, weights)
-    training, _ = modadd_113.split_pairs(TINY)
-    tokens = torch.cat([training, torch.full((len(training), 1), 7)], dim=1)
-    trained = [value for value in network.parameters() if value.requires_grad]
-    plain = torch.optim.AdamW(trained, lr=0.0, weight_decay=1.0, betas=(0.9, 0.98))
-    fast = modadd_113.optimizer_for(weights, TINY)
-
-    for step, rate in enumerate([0.0, 1e-3, 1e-3]):
-        loss = modadd_113.training_step(weights, fast, training, step, TINY)
-        expected = functional.cross_entropy(network(tokens)[:, -1], training.sum(1) % 7)
-        plain.param_groups[0]["lr"] = rate
-        plain.zero_grad()
-        expected.backward()
-        plain.step()
-        assert loss == pytest.approx(expected.item(), rel=1e-12)
-
-    for name, value in network.state_dict().items():
-        torch.testing.assert_close(weights[name].detach(), value, rtol=1e-9, atol=1e-12)
-
-
 def test_training_pairs_are_the_published_choice() -> None:
-    training, held_out = modadd_113.split_pairs(modadd_113.SetUp(seed=0))
-    assert (training[:, 0] * P + training[:, 1]).tolist() == published_training_rows(0)
-    assert len({*map(tuple, training.tolist()), *map(tuple, held_out.tolist())}) == 12_769
+    train, test = modadd_113.TASK.split()
+    assert train.tolist() == published_training_rows(0)
+    assert len({*train.tolist(), *test.tolist()}) == 12_769
 
 
-def test_initial_weights_have_the_published_scale() -> None:
-    weights = {k: v.detach() for k, v in modadd_113.initial_weights(modadd_113.SetUp()).items()}
-    # 114 + 3 + 128 + 4 · 128 + 2 · 512 expected squares; the paper's run started from 1783.
-    assert modadd_113.squared_weights(weights) == pytest.approx(1781, rel=0.02)
-    assert float(weights["head.weight"].std()) == pytest.approx(1 / math.sqrt(114), rel=0.03)
-    assert float(weights["pos.weight"].std()) == pytest.approx(1 / math.sqrt(128), rel=0.15)
+def test_the_set_up_is_the_published_one() -> None:
+    assert modadd_113.RECIPE == recipe.RECIPES["nanda-2023"]
+    assert modadd_113.TASK == tasks.Task(p=113, operation="add", fraction=0.3, seed=0)
+    assert card.model_card("modadd-113").training.steps == 40_000
 
 
-def test_interrupted_training_ends_in_the_same_bits(tmp_path: Path) -> None:
-    whole = modadd_113.train(TINY, 6)
-    modadd_113.train(TINY, 3, tmp_path / "half.pt")
-    resumed = modadd_113.train(TINY, 6, tmp_path / "half.pt")
-    assert resumed.step == 6
-    for name, value in whole.weights.items():
-        assert torch.equal(value, resumed.weights[name]), name
-    assert [file.name for file in tmp_path.iterdir()] == ["half.pt"]
-
-
-def test_another_seed_trains_another_network() -> None:
-    other = dataclasses.replace(TINY, seed=1)
-    difference = (
-        modadd_113.train(TINY, 2).weights["head.weight"]
-        - modadd_113.train(other, 2).weights["head.weight"]
-    )
-    assert float(difference.detach().abs().max()) > 0.1
-
-
-def test_written_bundle_loads_and_computes_the_same(tmp_path: Path) -> None:
-    progress = modadd_113.train(TINY, 3)
-    written = modadd_113.write_bundle(tmp_path / "tiny", progress, TINY)
+def test_written_bundle_loads_and_brings_its_trajectory(tmp_path: Path) -> None:
+    task = tasks.Task(p=7, fraction=0.5)
+    found = training.train(task, TINY, folder=tmp_path / "run", stop="never")
+    written = modadd_113.write_bundle(tmp_path / "tiny", found, 1.5)
     bridge = sources.load_model(tmp_path / "tiny", device="cpu")
+    snapshot = found.snapshot(120)
     with torch.inference_mode():
-        logits = bridge("2 + 6 =")[0, -1]
-        expected = modadd_113.last_logits(progress.weights, torch.tensor([[2, 6]]), TINY)[0]
-    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
-    assert written.training.steps == 3
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["tiny"]
-
-
-# Waves
-
-
-def test_basis_is_orthonormal() -> None:
-    basis = fourier.fourier_basis(7)
-    np.testing.assert_allclose(basis @ basis.T, np.eye(7), atol=1e-12)
-    np.testing.assert_allclose(basis[3], np.cos(4 * np.pi * np.arange(7) / 7) * math.sqrt(2 / 7))
-
-
-def test_planted_frequencies_are_found() -> None:
-    residue = np.arange(11)
-    first = 3 * np.cos(2 * np.pi * 2 * residue / 11 + 0.4)
-    second = 4 * np.sin(2 * np.pi * 5 * residue / 11 + 1.0)
-    shares = fourier.frequency_shares(np.stack([first + 7.0, second], axis=1))
-    np.testing.assert_allclose(shares, [0, 9 / 25, 0, 0, 16 / 25], atol=1e-12)
-    assert fourier.key_frequencies(shares) == (2, 5)
-
-
-def test_planted_logits_are_explained_by_their_own_frequency() -> None:
-    a, b, c = np.ogrid[:11, :11, :11]
-    logits = 3 * np.cos(2 * np.pi * 2 * (a + b - c) / 11) + 4 * np.cos(2 * np.pi * 5 * (a - b) / 11)
-    # The second term is the same for all answers: it drops out.
-    assert fourier.explained_logits(logits, (2,)) == pytest.approx(1.0)
-    assert fourier.explained_logits(logits, (3, 5)) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_planted_neurons_are_explained_by_one_frequency() -> None:
-    a, b = 2 * np.pi * np.arange(11)[:, None] / 11, 2 * np.pi * np.arange(11)[None] / 11
-    pure = 5 + np.cos(3 * a) * np.sin(3 * b) + 0 * b
-    mixed = 3 * np.cos(2 * a) + 4 * np.cos(4 * b)
-    still = np.full((11, 11), 2.0)
-    shares = fourier.explained_neurons(np.stack([pure, mixed, still], axis=2))
-    np.testing.assert_allclose(shares, [1.0, 16 / 25, 0.0], atol=1e-12)
+        logits = bridge("2 + 6 =")[0, -1, :7]
+    np.testing.assert_allclose(logits.numpy(), snapshot.logits[2 * 7 + 6], rtol=1e-5, atol=1e-5)
+    assert (written.training.steps, written.training.seconds) == (120, 1.5)
+    packed = bundle.Trajectory.open(tmp_path / "tiny")
+    assert packed.steps[0] == 0 and packed.steps[-1] == 120
+    assert packed.task["p"] == 7
+    for step in packed.steps:
+        for name, value in packed.weights(step).items():
+            exact = found.weights(step)[name]
+            largest = exact.abs().amax(-1, keepdim=True)
+            assert bool(((value - exact).abs() <= largest * 2.5e-4).all()), (step, name)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run", "tiny"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.core.models import card, sources
+from workbench.core.models import sources
 from workbench.core.modular import bundle, run
 
 
@@ -19,7 +19,7 @@ def test_packed_values_come_back_within_half_a_step(shape: tuple[int, ...]) -> N
     assert found.shape == values.shape
     assert (np.abs(found - values) <= largest / 2047 / 2 * 1.001).all()
     np.testing.assert_allclose(np.abs(found).max(-1, keepdims=True), largest, rtol=1e-6)
-    assert packed.nbytes <= values.size * 1.5 + 2 * values[..., 0].size + 2
+    assert packed.shape == (*shape[:-1], 3 * ((shape[-1] + 1) // 2) + 1)
 
 
 def test_zeros_come_back_as_zeros() -> None:
@@ -41,11 +41,6 @@ def test_the_bundled_trajectory_ends_in_the_bundled_model() -> None:
     assert found.step == found.steps[-1] == found.recipe.steps == 40_000
     assert found.task.p == 113 and found.recipe.name == "nanda-2023"
     assert 36 <= len(found.steps) <= 44
-
-
-def test_the_bundled_trajectory_is_small() -> None:
-    folder = card.BUNDLED / "modadd-113"
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 16_000_000
 
 
 def test_its_first_checkpoint_is_where_training_starts() -> None:

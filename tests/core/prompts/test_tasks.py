@@ -168,7 +168,8 @@ def test_greater_than_separates_the_answers_only_in_the_clean_prompt() -> None:
 def test_modular_addition_is_right_and_split_like_the_bundled_training() -> None:
     from workbench.core.models.training import modadd_113
 
-    trained, held_out = modadd_113.split_pairs(modadd_113.SetUp())
+    table = modadd_113.TASK.pairs()
+    trained, held_out = (table[part] for part in modadd_113.TASK.split())
     splits: list[tuple[sentences.Split, Any]] = [("training", trained), ("held-out", held_out)]
     for split, members in splits:
         known = set(map(tuple, members.tolist()))

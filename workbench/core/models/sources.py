@@ -84,7 +84,7 @@ def load_model(
         ModelSourceError: If it cannot be opened; a subclass of ValueError, one sentence.
     """
     name = os.fspath(name_or_path).strip()
-    place = _torch_device(device)
+    place = torch_device(device)
     if name in card.list_models():
         source = Source("bundled", name, card.BUNDLED / name)
     elif name and Path(name).expanduser().is_dir():
@@ -338,7 +338,18 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or not name
 
 
-def _torch_device(device: str) -> str:
+def torch_device(device: str) -> str:
+    """Name of a device that there is.
+
+    Args:
+        device: "auto" takes a GPU where there is one, else the CPU; or a torch device name.
+
+    Returns:
+        A torch device name.
+
+    Raises:
+        ModelSourceError: If there is no such device here.
+    """
     import torch
 
     if device == "auto":

@@ -93,7 +93,7 @@ def _forward_and_back(
     _accumulate(gradients.out, hidden, of_logits)
     _accumulate(gradients.past, mixed, of_logits)
     gradients.past_bias.add_(exact.sum(1))
-    of_hidden = _product(of_logits, made.out.transpose(1, 2)).mul_(hidden > 0)
+    of_hidden = _where_active(_product(of_logits, made.out.transpose(1, 2)), hidden)
     _accumulate(gradients.into, mixed, of_hidden)
     gradients.into_bias.add_(of_hidden.sum(1))
     of_mixed = _product(of_hidden, made.into.transpose(1, 2))
@@ -140,6 +140,13 @@ def _attend_back(
         gradients.scores.view(seeds * rows, -1).add_(_by_row(scores, where, seeds * rows))
     gradients.values[:, -1].add_((pattern[..., 2, None] * back).sum(1).flatten(1))
     gradients.scores[:, -1].add_(of_scores[..., 2].sum(1))
+
+
+def _where_active(gradient: Tensor, hidden: Tensor) -> Tensor:
+    """Set a gradient to zero where the ReLU did, in place."""
+    # Multiplying by a mask would first write the mask out as numbers.
+    backward: Any = torch.ops.aten.threshold_backward.grad_input
+    return backward(gradient, hidden, 0, grad_input=gradient)
 
 
 def _by_row(values: Tensor, where: Int64[Tensor, "seed pair"], rows: int) -> Tensor:

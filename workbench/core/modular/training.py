@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.models import sources
 from workbench.core.modular import loss, network, run, tasks
 from workbench.core.modular import recipe as recipes
 
@@ -79,8 +80,8 @@ def train(
         The run, ended.
 
     Raises:
-        TrainingError: If the folder belongs to another run or another process trains in it, or the
-            loss is no longer a number.
+        ValueError: If the folder belongs to another run or another process trains in it, there is
+            no such device, or the loss is no longer a number.
     """
     recipe = recipe or recipes.recipe()
     place = run.folder_of(task, recipe) if folder is None else Path(folder)
@@ -112,7 +113,7 @@ def train_seeds(
         The runs, ended, in the order of the tasks.
 
     Raises:
-        TrainingError: As for `train`; or if the tasks cannot be trained side by side.
+        ValueError: As for `train`; or if the tasks cannot be trained side by side.
     """
     recipe = recipe or recipes.recipe()
     places = folders or [run.folder_of(task, recipe) for task in every]
@@ -120,7 +121,7 @@ def train_seeds(
         raise TrainingError(
             "tasks that are trained side by side need one modulus and equally many training pairs"
         )
-    where = torch.device(_device(device))
+    where = torch.device(sources.torch_device(device))
     with run.claimed(places, every, recipe):
         states = [run.read_state(place) for place in places]
         steps = [0 if state is None else state.step for state in states]
@@ -135,18 +136,6 @@ def train_seeds(
 
 def _silent(_fraction: float, _note: str) -> None:
     pass
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(
-            f"device {name!r} is not to be had here: use 'auto' or 'cpu'"
-        ) from error
-    return name
 
 
 def _ended(state: run.State | None, stop: Stop) -> bool:
