@@ -127,21 +127,21 @@ def show_measures(measures: tracking.ProgressMeasures, name: str) -> None:
     found = steps.step(
         jobs.job_key("phases", measures.provenance.fingerprint), work, label="Reading the phases"
     )
-    figure = measures.figure()
-    if isinstance(found, grokking.Phases):
-        say(found.summary())
-        figure = found.over(figure)
+    seen = found if isinstance(found, grokking.Phases) else None
+    if seen is not None:
+        say(seen.summary())
     elif found is not None:
         st.info(escaping.markdown(f"Phases cannot be read off this run: {found}"))
+    figure = measures_figure(measures.provenance.fingerprint, seen is not None, measures, seen)
     draw(figure, key="measures")
     drawn: Any = figure.layout
     if drawn.xaxis.range is not None:
         st.caption("Drawn up to soon after the last phase; a double click shows the whole run.")
     left, right = st.columns([6, 7], gap="medium")
     with left:
-        if isinstance(found, grokking.Phases):
+        if seen is not None:
             st.subheader("Phases")
-            show_phases(found)
+            show_phases(seen)
     with right:
         if measures.keys:
             st.subheader("Key frequencies")
@@ -151,6 +151,16 @@ def show_measures(measures: tracking.ProgressMeasures, name: str) -> None:
         if measures.keys:
             draw(measures.frequencies_figure(), key=f"frequencies:{name}")
             draw(measures.keys_figure(), key=f"keys:{name}")
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def measures_figure(
+    mark: str, shaded: bool, _measures: tracking.ProgressMeasures, _found: grokking.Phases | None
+) -> go.Figure:
+    """The measures, over the phases where there are some; a mark is a run's fingerprint."""
+    del mark, shaded  # what the cache goes by
+    figure = _measures.figure()
+    return figure if _found is None else _found.over(figure)
 
 
 def show_phases(found: grokking.Phases) -> None:
@@ -224,6 +234,26 @@ def sorted_neurons(mark: str, step: int, _run: grokking.TrainingRun) -> list[int
     return np.argsort(-explained, kind="stable").tolist()
 
 
+def choose_step(label: str, run: grokking.TrainingRun, key: str) -> int:
+    """A slider over the checkpoints that stands at the newest one until it is moved."""
+    known = f"newest of {key}"
+    now = (run.folder.name, run.steps[-1])
+    before, newest = st.session_state.get(known, now)
+    stale = before != now[0] or st.session_state.get(key) == newest != now[1]
+    if stale:
+        # The browser keeps where a slider stands, unless it is told.
+        st.session_state[key] = now[1]
+    st.session_state[known] = now
+    return st.select_slider(
+        label,
+        run.steps,
+        value=now[1],
+        key=key,
+        bind="query-params",
+        disabled=len(run.steps) == 1,
+    )
+
+
 def show_checkpoints(run: grokking.TrainingRun) -> None:
     """The slider and what follows it; only this part of the page is drawn anew when it moves."""
     st.header("3. Inside a checkpoint: which waves does it compute with?")
@@ -238,14 +268,7 @@ def show_checkpoints(run: grokking.TrainingRun) -> None:
 
     @st.fragment
     def panel() -> None:
-        step = st.select_slider(
-            "Checkpoint (step)",
-            run.steps,
-            value=run.steps[-1],
-            key="step",
-            bind="query-params",
-            disabled=len(run.steps) == 1,
-        )
+        step = choose_step("Checkpoint (step)", run, "step")
 
         def show_picture(kind: str, choice: int | None = None) -> None:
             draw(picture(mark, step, kind, choice, run), key=f"picture:{kind}")
@@ -313,13 +336,7 @@ def show_circuit(run: grokking.TrainingRun, name: str) -> list[str]:
     if theory.cyclic(run.task) is None:
         st.info(escaping.markdown(theory.why_not(run.task)))
         return []
-    step = st.select_slider(
-        "Checkpoint to test (step)",
-        run.steps,
-        value=run.steps[-1],
-        key="tested",
-        bind="query-params",
-    )
+    step = choose_step("Checkpoint to test (step)", run, "tested")
     title = f"waves of {name}, step {step}"
     found = titled(circuit.FourierCircuit, circuit.ANALYSIS, title)
     if found is not None:

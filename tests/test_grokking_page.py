@@ -22,7 +22,7 @@ from analyses.grokking import changes, circuit, curves, drops, tracking
 from tests.test_pages import PATIENCE, ROOT, button, run_in, settled, texts, visit
 from workbench.core import runs
 from workbench.core.modular import run as training_runs
-from workbench.ui import jobs, trainings
+from workbench.ui import jobs, subject, trainings
 
 TASK = grokking.Task(p=13, fraction=0.7)
 SMALL: dict[str, Any] = {"d_model": 16, "n_heads": 2, "d_head": 8, "d_mlp": 24}
@@ -127,6 +127,7 @@ class TestTraining:
         wait_for(lambda: not trainings.is_running(name))
         settled(at.run())
         kept = opened(name)
+        assert at.select_slider(key="step").value == kept.steps[-1]
         assert 50 < kept.step < 500_000
         assert "cancelled" in texts(at)
         assert kept.summary() in texts(at)
@@ -204,6 +205,20 @@ class TestMeasures:
         assert grokking.phases(measures).summary() in texts(at)
         assert [item.value[:2] for item in at.header] == ["1.", "2.", "3.", "4.", "5.", "6."]
 
+    def test_the_phases_are_drawn_behind_the_measures(self, name: str) -> None:
+        at = visit("grokking", run=name)
+        measures = grokking.track(opened(name))
+        expected = grokking.phases(measures)
+        shown = [json.loads(item.proto.spec) for item in at.get("plotly_chart")]
+        (figure,) = [
+            one for one in shown if any("restricted" in t.get("name", "") for t in one["data"])
+        ]
+        bands = [shape for shape in figure["layout"].get("shapes", ()) if shape["xref"] == "x"]
+        ended = [end for end in expected.boundaries if np.isfinite(end)]
+        assert ended
+        assert [band["x1"] for band in bands][: len(ended)] == ended
+        assert len(figure["layout"].get("shapes", ())) == 4 * len(bands)
+
     def test_stored_measures_are_shown_at_once_without_a_job(
         self, name: str, ended: grokking.TrainingRun, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -262,9 +277,27 @@ class TestCheckpoints:
         assert {"Model", "Patching", "Circuits"} <= {link.label for link in links}
         assert all(f"step-{step}" in link.query_string for link in links)
         there = visit("model", model=str(folder))
-        settled(button(there, "Open it").click().run())
+        assert not any(item.label == "Open it" for item in there.button)
         facts = next(frame.value for frame in there.dataframe if "fact" in frame.value)
         assert facts.set_index("fact").loc["d_model", "value"] == "16"
+
+    def test_only_what_lies_among_the_trainings_opens_without_a_click(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        own = opened(name).save_model()
+        models = own.parent
+        elsewhere = tmp_path / "elsewhere"
+        shutil.copytree(own, elsewhere)
+        (models / "link").symlink_to(elsewhere, target_is_directory=True)
+        (tmp_path / "shortcut").symlink_to(own, target_is_directory=True)
+        assert subject.is_own(str(own))
+        assert subject.is_own(str(tmp_path / "shortcut"))
+        outside = [elsewhere, models / "link", models, models.parent, models / "step-0", "/"]
+        climbing = [f"{own}/../../../../../..", f"{models}/../../../trainings", "grammar-4l", "\0"]
+        assert not any(subject.is_own(str(place)) for place in (*outside, *climbing))
+        at = visit("model", model=str(models / "link"))
+        assert "did not come with the workbench" in texts(at)
+        assert button(at, "Open it")
 
     def test_changing_the_run_forgets_the_step(
         self, name: str, ended: grokking.TrainingRun, control: grokking.TrainingRun
@@ -363,7 +396,7 @@ class TestRuns:
         assert "compare" not in at.query_params
         assert not any("generalised at step" in item.value for item in at.markdown)
 
-    @pytest.mark.parametrize("asked", ["../../etc/passwd", "0" * 16, "<b>"])
+    @pytest.mark.parametrize("asked", ["../../etc/passwd", "<b>"])
     def test_a_run_that_is_not_there_is_a_sentence(self, asked: str) -> None:
         at = visit("grokking", run=asked)
         assert "This run is not stored on this machine." in texts(at)

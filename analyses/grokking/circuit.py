@@ -269,8 +269,8 @@ class FourierCircuit(results.Result):
         figure.update_xaxes(title={"text": "frequency", "standoff": 6}, row=1, col=1)
         figure.update_yaxes(title="share of the power of W_L", row=1, col=1)
         # Names end at their tick: those on the right would need room beside the figure otherwise.
-        categories = {"categoryorder": "array", "categoryarray": names, "tickangle": -40}
-        figure.update_xaxes(**categories, row=2, col=1)
+        figure.update_xaxes(tickangle=-40, row=2, col=1)
+        figure.update_xaxes(categoryorder="array", categoryarray=names, row=2, col=1)
         figure.update_yaxes(type="log", exponentformat="power", row=2, col=1)
         # plotly draws powers of ten a quarter larger than other ticks.
         return figure.update_yaxes(

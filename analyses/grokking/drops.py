@@ -14,8 +14,10 @@
    as large, with everything refitted to every curve, so that it holds over all places and widths.
    Neither the smooth curve's coefficients nor the noise level matter to the statistic, so noise
    alone is simulated, at the correlation whose own estimates are as high as the curve's.
-5. A drop also has to be at least `minimum` dex deep. Cut it out, and look at both sides again, each
-   at the same level, until nothing is found. Then measure each drop with the others cut out.
+5. A drop also has to be at least `minimum` dex deep. It reaches as far as the loss keeps a quarter
+   of its slope. Cut it out, and look at both sides again, each at the same level, until nothing is
+   found. Neighbours with no pause between them are one drop; a foot flatter than a quarter of the
+   drop's slope belongs to it, but not to its extent. Then measure each with the others cut out.
 6. A drop that follows a sudden rise counts from where the loss stood before the rise: the recovery
    from a spike is no drop.
 
@@ -24,7 +26,9 @@ simulated critical values; Caballero et al. 2022, arXiv 2210.14891 (broken power
 Clifford 1991 (sequential Monte Carlo p-values).
 
 Units and sign: sizes in dex, factors of ten of the loss, positive when it falls; 0.1 dex is 21 %.
-A size is what the smooth curve would not have given, and never more than the loss itself fell.
+A size is what the smooth curve would not have given, and never more than the loss itself fell. The
+points within a fall of up to half a decade of steps take no part in that smooth curve; a straight
+ramp stands for a wider fall.
 Sharpness is dex per decade of steps since the first one: 1 falls like 1/step.
 
 Limits: a drop says that the loss moved, not that the model learned a new thing: a cut of the
@@ -32,7 +36,9 @@ learning rate drops it too; ask for a functional measure that moves at the same 
 percent of a run are steep anyway, and hardly anything is sudden there: cut the curve to look
 closer. Sudden is meant against the steps so far: a fall that takes 1.25 decades of them (10 % to
 90 %) is smooth, one that takes a third of a decade sudden, and between it depends on the place. A
-dip of more than three points that is undone again is a drop and a rise.
+dip of more than three points that is undone again is a drop and a rise. Equal falls closer than
+about 6 % of the run may be reported as one. A run that stops within its fall, or right after it,
+shows no level that follows, so the fall is missed or its size too small: train on.
 Counted on simulated curves of 100 to 3,000 points at level 0.05 (`reliability`):
 - False alarms: 1 % (4 % without the minimum). More where noise is not what is assumed: 10 % where
   its level falls sevenfold along the run, or is correlated in time with steps at random.
@@ -50,41 +56,31 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import scipy.interpolate
 import scipy.ndimage
-import scipy.signal
 from jaxtyping import Float, Int
 
-from analyses.grokking import curves
+from analyses.grokking import curves, drop_scan
 from workbench.core import plots, results
 
 ANALYSIS = "grokking.detect_drops"
 MOST_POINTS = 400
-# Knots of the smooth curve: a fall that takes this many decades of steps is smooth.
-SPACING = 0.5
-# Correlations at which noise is simulated; estimates are rounded to these.
-CORRELATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.985)
-# A level needs this many points before and after a fall.
-_SIDE = 4
-# No logged loss is smoother than this, in dex from point to point; keeps noise above rounding.
-_LEAST_NOISE = 1e-4
-# A fall of which the smooth curve leaves less than this share cannot be told from it.
-_LEAST_LEFT = 1e-3
 _SPIKE_POINTS, _SPIKE_DEVIATIONS, _LEAST_SPIKE = 7, 6.0, 0.02
-# Normal standard deviations in a median absolute deviation.
-_MAD = 1.4826
-# Simulations are drawn by the batch and stop when this many are as large: p is then not small.
-_BATCH, _ENOUGH = 100, 30
-# The noise level is taken in stretches of this many points, at most so many of them.
-_STRETCH, _MOST_STRETCHES = 50, 8
 # Falls closer than this share of the wider one, or one point, are one.
 _NEAR = 0.25
-# The fall goes on beyond the fitted window while it keeps this share of the window's slope.
-_GOES_ON = 0.25
+# Two falls are one if the loss keeps this share of the flatter one's slope between them.
+_NO_PAUSE = 0.5
+
+# Of the picture: width of a label as a share of the curve's steps, its height in pixels.
+_LABEL_WIDTH, _LABEL_HEIGHT = 0.22, 18
+# plotly draws powers of ten a quarter larger than other ticks.
+_POWERS = 10.4
+# Loss axes of more decades than this show powers of ten only, at most so many.
+_FEW_DECADES, _MOST_TICKS = 3, 10
 
 _NOISELESS = (
     "the curve has hardly any noise: a small p-value says that no smooth curve of this kind fits, "
@@ -167,18 +163,63 @@ class Drops(results.Result):
             {name: self.curve_values, "smooth curve, 95 % band": self.smooth},
             x_title="step",
             y_title=f"{name} (logarithmic)",
-            bands={"smooth curve, 95 % band": self.band},
             log_y=True,
         )
-        for step, start, end, size in zip(
-            self.steps, self.starts, self.ends, self.sizes, strict=True
-        ):
+        # Drawn first, so that it hides no curve.
+        traces: Any = figure.data
+        figure = go.Figure([self._band_trace(), *traces], layout=figure.layout)
+        rows = _label_rows(self.steps, int(self.curve_steps[-1] - self.curve_steps[0]))
+        for start, end in zip(self.starts, self.ends, strict=True):
             figure.add_vrect(
                 x0=start, x1=end, fillcolor=plots.COLOURS[3], opacity=0.2, line_width=0
             )
-            text = f"−{size:.2g} dex at {step:,}"
-            figure.add_vline(x=step, line={"dash": "dot", "width": 1}, annotation_text=text)
+        for step, size, row in zip(self.steps, self.sizes, rows, strict=True):
+            figure.add_vline(x=step, line={"dash": "dot", "width": 1})
+            figure.add_annotation(
+                text=f"−{size:.2g} dex at {step:,}",
+                x=step,
+                y=1,
+                yref="paper",
+                yshift=-_LABEL_HEIGHT * row,
+                yanchor="top",
+                xanchor=self._label_side(step),
+                showarrow=False,
+            )
+        figure.update_yaxes(
+            exponentformat="power", tickfont={"size": _POWERS}, dtick=self._decades_a_tick()
+        )
         return figure
+
+    def _band_trace(self) -> go.Scatter:
+        """The band as one closed outline a stretch, because an open one would cross the drops."""
+        known = np.isfinite(self.smooth)
+        edges = np.flatnonzero(np.diff(known)) + 1
+        x, y = list[float](), list[float]()
+        for stretch in np.split(np.arange(len(known)), edges):
+            if known[stretch[0]]:
+                at, (low, high) = self.curve_steps[stretch], self.band[:, stretch]
+                x += [*at.tolist(), *at[::-1].tolist(), float("nan")]
+                y += [*low.tolist(), *high[::-1].tolist(), float("nan")]
+        return go.Scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor=plots.COLOURS[1],
+            opacity=0.18,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+
+    def _label_side(self, step: int) -> str:
+        """Labels run to the right of their drop, and to the left where the plot would end."""
+        first, last = self.curve_steps[0], self.curve_steps[-1]
+        return "right" if (step - first) > (1 - _LABEL_WIDTH) * (last - first) else "left"
+
+    def _decades_a_tick(self) -> int | None:
+        decades = float(np.ptp(np.log10(self.curve_values)))
+        return max(1, round(decades / _MOST_TICKS)) if decades > _FEW_DECADES else None
 
     def summary(self) -> str:
         """What was found, how sure, and what else was seen."""
@@ -203,7 +244,7 @@ class Drops(results.Result):
         if self.recoveries:
             at = ", ".join(f"{step:,}" for step in self.recoveries)
             more = f" Falls that only made up for a sudden rise before them: step {at}."
-        if self.steps and self.correlation > CORRELATIONS[-1]:
+        if self.steps and self.correlation > drop_scan.CORRELATIONS[-1]:
             more += f" Note: {_NOISELESS}."
         return f"{searched}; {found}{more}"
 
@@ -221,23 +262,6 @@ class Reliability:
     n_curves: int
     flagged: int
     located: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Jump:
-    """A sudden change: positions among the searched points, dex (a rise is positive), evidence."""
-
-    start: int
-    end: int
-    middle: float
-    change: float
-    p_value: float
-
-    def moved(self, by: int) -> _Jump:
-        """The same change, counted from another point."""
-        return dataclasses.replace(
-            self, start=self.start + by, end=self.end + by, middle=self.middle + by
-        )
 
 
 def detect_drops(
@@ -278,7 +302,7 @@ def detect_drops(
         seed=seed,
         progress=progress,
     )
-    if correlation > CORRELATIONS[-1]:
+    if correlation > drop_scan.CORRELATIONS[-1]:
         notes += (_NOISELESS,)
     drops, recovered = _beyond_recovery(found, minimum)
     smooth, noise = _smooth_between(curve, steps, log_loss, found)
@@ -357,7 +381,7 @@ def simulate(
     # A logistic function takes 4 scales on either side of its middle for 96 % of its way.
     planted = drop / (1 + np.exp(-np.clip((x / n_points - at) * 8 / width, -500, 500)))
     rng = np.random.default_rng(seed)
-    values = 10 ** (smooth - planted + noise * _noise(rng, 1, n_points, correlation)[0])
+    values = 10 ** (smooth - planted + noise * drop_scan.noise(rng, 1, n_points, correlation)[0])
     return curves.Curve(steps=10 * x, values=values, name="loss", source="simulated")
 
 
@@ -421,6 +445,18 @@ def reliability(
     return Reliability(n_curves=n_curves, flagged=flagged, located=located)
 
 
+def _label_rows(steps: tuple[int, ...], reach: int) -> list[int]:
+    """Row of each label from the top: the first one where no label before it is in the way."""
+    taken: list[int] = []
+    rows: list[int] = []
+    for step in steps:
+        free = [row for row, at in enumerate(taken) if step - at > _LABEL_WIDTH * reach]
+        row = free[0] if free else len(taken)
+        taken[row : row + 1] = [step]
+        rows.append(row)
+    return rows
+
+
 def _require(curve: curves.Curve, level: float, minimum: float, n_simulations: int) -> None:
     if not 0 < level < 1:
         raise DropsError(f"level = {level}; expected a number between 0 and 1")
@@ -474,7 +510,7 @@ def _searched_points(
 def _without_spikes(y: np.ndarray) -> tuple[np.ndarray, int]:
     around = scipy.ndimage.median_filter(y, size=_SPIKE_POINTS, mode="nearest")
     off = np.abs(y - around)
-    spikes = off > max(_SPIKE_DEVIATIONS * _MAD * float(np.median(off)), _LEAST_SPIKE)
+    spikes = off > max(_SPIKE_DEVIATIONS * drop_scan.MAD * float(np.median(off)), _LEAST_SPIKE)
     return np.where(spikes, around, y), int(spikes.sum())
 
 
@@ -491,7 +527,7 @@ def _step_at(steps: np.ndarray, position: float | int) -> int:
     return round(float(np.interp(position, np.arange(len(steps)), steps)))
 
 
-def _sharpness(steps: np.ndarray, jump: _Jump) -> float:
+def _sharpness(steps: np.ndarray, jump: drop_scan.Jump) -> float:
     decades = _decades(steps)
     return -jump.change / float(decades[jump.end] - decades[jump.start])
 
@@ -505,9 +541,9 @@ def _search(
     n_simulations: int,
     seed: int,
     progress: Progress | None,
-) -> tuple[list[_Jump], float]:
+) -> tuple[list[drop_scan.Jump], float]:
     """All sudden changes, each cut out before both its sides are searched again."""
-    waiting, found = [(0, len(y))], list[_Jump]()
+    waiting, found = [(0, len(y))], list[drop_scan.Jump]()
     # Points and correlation of the longest stretch without a sudden change.
     longest: tuple[int, float] | None = None
     done, rho = 0, float("nan")
@@ -518,7 +554,9 @@ def _search(
         if stop - first < curves.LEAST_POINTS:
             done += stop - first
             continue
-        scan = _scan(_decades(steps[first:stop]).round(9).tobytes(), n_simulations, seed)
+        scan = drop_scan.scan_of(
+            _decades(steps[first:stop]).round(9).tobytes(), n_simulations, seed
+        )
         jump, rho = scan.largest(y[first:stop], minimum)
         if jump is None or jump.p_value > level:
             longest = max(longest or (0, 0.0), (stop - first, rho))
@@ -528,53 +566,95 @@ def _search(
         found.append(jump)
         waiting += [(first, jump.start + 1), (jump.end, stop)]
     rho = longest[1] if longest else rho
-    return _remeasured(y, steps, _joined(sorted(found, key=lambda jump: jump.start)), rho), rho
+    joined = _joined(y, steps, sorted(found, key=lambda jump: jump.start))
+    return _remeasured(y, steps, joined, rho), rho
 
 
-def _remeasured(y: np.ndarray, steps: np.ndarray, jumps: list[_Jump], rho: float) -> list[_Jump]:
+def _remeasured(
+    y: np.ndarray, steps: np.ndarray, jumps: list[drop_scan.Jump], rho: float
+) -> list[drop_scan.Jump]:
     """Sizes with the other changes out of sight, which bent the smooth curve when it was found."""
-    sized: list[_Jump] = []
+    sized: list[drop_scan.Jump] = []
     for index, jump in enumerate(jumps):
         first = jumps[index - 1].end if index else 0
         stop = jumps[index + 1].start + 1 if index + 1 < len(jumps) else len(y)
-        at = steps[first:stop]
-        ramp = np.clip((at - steps[jump.start]) / (steps[jump.end] - steps[jump.start]), 0, 1)
-        columns = np.column_stack([_basis(_decades(at)), ramp]).T
-        fit = np.linalg.lstsq(_whitened(columns, rho).T, _whitened(y[None, first:stop], rho)[0])
+        change = _excess(y[first:stop], steps[first:stop], jump.moved(-first), rho)
         # Across a wide gap the smooth curve is a guess; what the loss itself did is not.
         before, after = (
-            y[max(first, jump.start - _SIDE + 1) : jump.start + 1],
-            y[jump.end :][:_SIDE],
+            y[max(first, jump.start - drop_scan.SIDE + 1) : jump.start + 1],
+            y[jump.end :][: drop_scan.SIDE],
         )
         moved = sorted(
             [0.0, float(after.mean() - before.mean()), float(y[jump.end] - y[jump.start])]
         )
-        sized.append(
-            dataclasses.replace(jump, change=float(np.clip(fit[0][-1], moved[0], moved[-1])))
-        )
+        sized.append(dataclasses.replace(jump, change=float(np.clip(change, moved[0], moved[-1]))))
     return sized
 
 
-def _joined(jumps: list[_Jump]) -> list[_Jump]:
+def _excess(y: np.ndarray, steps: np.ndarray, jump: drop_scan.Jump, rho: float) -> float:
+    """What a change adds to the smooth curve that is fitted with it, and around it if that goes."""
+    decades = _decades(steps)
+    smooth = drop_scan.basis(decades)
+    ramp = np.clip((steps - steps[jump.start]) / (steps[jump.end] - steps[jump.start]), 0, 1)
+    columns = [ramp, smooth]
+    both_sides = min(jump.start + 1, len(y) - jump.end) >= drop_scan.SIDE
+    if both_sides and decades[jump.end] - decades[jump.start] <= drop_scan.SPACING:
+        # A column for each point within takes it out of the fit: whatever the shape of the fall,
+        # it does not bend the smooth curve, and knots this far apart carry that across.
+        columns.append(np.eye(len(y))[:, jump.start + 1 : jump.end])
+    design = np.column_stack(columns).T
+    fit = np.linalg.lstsq(drop_scan.whitened(design, rho).T, drop_scan.whitened(y[None], rho)[0])
+    return float(fit[0][0])
+
+
+def _joined(y: np.ndarray, steps: np.ndarray, jumps: list[drop_scan.Jump]) -> list[drop_scan.Jump]:
     """Put together neighbouring changes of one sign: the foot of a large fall is part of it."""
-    joined: list[_Jump] = []
+    joined: list[drop_scan.Jump] = []
     for jump in jumps:
         before = joined[-1] if joined else None
-        if before is not None and before.change * jump.change > 0:
-            wider = max(before.end - before.start, jump.end - jump.start)
-            if jump.start - before.end <= max(_NEAR * wider, 1):
-                main = max(before, jump, key=lambda one: abs(one.change))
-                joined[-1] = dataclasses.replace(
-                    main, start=before.start, end=jump.end, change=before.change + jump.change
-                )
-                continue
-        joined.append(jump)
+        if before is not None and _belong_together(y, steps, before, jump):
+            joined[-1] = _one_change(y, steps, before, jump)
+        else:
+            joined.append(jump)
     return joined
 
 
-def _beyond_recovery(jumps: list[_Jump], minimum: float) -> tuple[list[_Jump], list[_Jump]]:
+def _belong_together(
+    y: np.ndarray, steps: np.ndarray, one: drop_scan.Jump, after: drop_scan.Jump
+) -> bool:
+    """Whether a change goes on in the one after it: of its sign, and close or without a pause."""
+    if one.change * after.change <= 0:
+        return False
+    gap = after.start - one.end
+    wider = max(one.end - one.start, after.end - after.start)
+    if gap <= max(_NEAR * wider, 1):
+        return True
+    between = float(np.sign(one.change)) * _slope(y, steps, one.end, after.start)
+    flatter = min(abs(_slope(y, steps, at.start, at.end)) for at in (one, after))
+    return gap <= wider and between >= _NO_PAUSE * flatter
+
+
+def _one_change(
+    y: np.ndarray, steps: np.ndarray, one: drop_scan.Jump, after: drop_scan.Jump
+) -> drop_scan.Jump:
+    """Two changes as one, which lies where the larger does if the other is but its flat foot."""
+    main, other = sorted((one, after), key=lambda at: -abs(at.change))
+    change = one.change + after.change
+    main_slope, other_slope = (abs(_slope(y, steps, at.start, at.end)) for at in (main, other))
+    if other_slope < drop_scan.GOES_ON * main_slope:
+        return dataclasses.replace(main, change=change)
+    return dataclasses.replace(main, start=one.start, end=after.end, change=change)
+
+
+def _slope(y: np.ndarray, steps: np.ndarray, first: int, last: int) -> float:
+    return float((y[last] - y[first]) / (steps[last] - steps[first]))
+
+
+def _beyond_recovery(
+    jumps: list[drop_scan.Jump], minimum: float
+) -> tuple[list[drop_scan.Jump], list[drop_scan.Jump]]:
     """Drops below where the loss stood before any sudden rise, and those that only made up."""
-    risen, drops, recovered = 0.0, list[_Jump](), list[_Jump]()
+    risen, drops, recovered = 0.0, list[drop_scan.Jump](), list[drop_scan.Jump]()
     for jump in jumps:
         if jump.change > 0:
             risen += jump.change
@@ -589,7 +669,7 @@ def _beyond_recovery(jumps: list[_Jump], minimum: float) -> tuple[list[_Jump], l
 
 
 def _smooth_between(
-    curve: curves.Curve, steps: np.ndarray, y: np.ndarray, jumps: list[_Jump]
+    curve: curves.Curve, steps: np.ndarray, y: np.ndarray, jumps: list[drop_scan.Jump]
 ) -> tuple[Float[np.ndarray, " point"], float]:
     """Smooth curve of each stretch between sudden changes, at the curve's own steps; its noise."""
     at = curve.steps.astype(np.float64)
@@ -598,231 +678,13 @@ def _smooth_between(
     for stop in [*(jump.start + 1 for jump in jumps), len(y)]:
         stretch = slice(first, stop)
         if stop - first > 1:
-            q = _orthonormal(_basis(_decades(steps[stretch])))
+            q = drop_scan.orthonormal(drop_scan.basis(_decades(steps[stretch])))
             inside = (at >= steps[first]) & (at <= steps[stop - 1])
             inside |= (at < steps[0]) if first == 0 else False
             inside |= (at > steps[-1]) if stop == len(y) else False
             smooth[inside] = np.interp(at[inside], steps[stretch], q @ (q.T @ y[stretch]))
         first = next((jump.end for jump in jumps if jump.start + 1 == stop), stop)
     off = np.abs(np.log10(curve.values) - smooth)
-    return smooth, float(_MAD * np.nanmedian(off)) if np.isfinite(off).any() else float("nan")
-
-
-def _basis(decades: Float[np.ndarray, " point"]) -> Float[np.ndarray, "point row"]:
-    """Cubic B-splines over decades of steps, or a straight line where there are few points."""
-    n, reach = len(decades), float(decades[-1])
-    if n < 2 * _SIDE:
-        return np.stack([np.ones(n), decades], axis=1)[:, : max(1, n - 1)]
-    # At least six points a coefficient.
-    intervals = int(np.clip(round(reach / SPACING), 1, max(1, n // 6 - 3)))
-    inner = np.linspace(0, reach, intervals + 1)
-    knots = np.concatenate([[0.0] * 3, inner, [reach] * 3])
-    return scipy.interpolate.BSpline.design_matrix(decades, knots, 3).toarray()
-
-
-def _orthonormal(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal columns with the same span; splines that no point tells apart fall together."""
-    u, s, _ = np.linalg.svd(columns, full_matrices=False)
-    return u[:, s > s[0] * 1e-8]
-
-
-def _whitened(rows: np.ndarray, correlation: float) -> np.ndarray:
-    """Rows turned so that autoregressive noise of this correlation becomes white."""
-    turned = rows.copy()
-    turned[:, 1:] -= correlation * rows[:, :-1]
-    turned[:, 0] *= np.sqrt(1 - correlation**2)
-    return turned
-
-
-def _noise(rng: np.random.Generator, count: int, n: int, correlation: float) -> np.ndarray:
-    """Autoregressive noise of standard deviation 1."""
-    shocks = rng.standard_normal((count, n))
-    shocks[:, 1:] *= np.sqrt(1 - correlation**2)
-    return np.asarray(scipy.signal.lfilter([1.0], [1.0, -correlation], shocks, axis=1))
-
-
-@functools.lru_cache(maxsize=8)
-def _scan(decades: bytes, n_simulations: int, seed: int) -> _Scan:
-    return _Scan(np.frombuffer(decades), n_simulations, seed)
-
-
-class _Scan:
-    """The search of points at given decades: what does not depend on the curve's values.
-
-    Simulated null curves are kept, because curves with the same steps need the same ones.
-    """
-
-    def __init__(self, decades: np.ndarray, n_simulations: int, seed: int) -> None:
-        self.decades, self.n_simulations, self.seed = decades, n_simulations, seed
-        self.basis = _basis(decades)
-        self.starts, self.widths = _windows(len(decades))
-        self.templates = self._ramps(self.starts, self.widths)
-        self.stretches = _stretches(len(decades), self.starts + self.widths / 2)
-        self.plain = self._design(0.0)
-        self.designs: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self.maxima: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-        self.rho_grid = np.linspace(0, 0.995, 200)
-        self.expected_rho = self._expected_correlations()
-
-    def largest(self, y: np.ndarray, minimum: float) -> tuple[_Jump | None, float]:
-        """The most significant sudden change of at least `minimum` dex, and the correlation."""
-        row = y[None]
-        rho = float(self.correlations(row)[0])
-        t, sizes = self.statistics(row, np.array([rho]))
-        t, sizes = t[0], sizes[0]
-        enough = (np.abs(sizes) >= minimum) & self._happens(y, sizes)
-        if not enough.any():
-            return None, rho
-        best = int(np.argmax(np.where(enough, np.abs(t), -1)))
-        p_value = self.p_value(abs(float(t[best])), rho)
-        return self._described(y, best, float(sizes[best]), p_value), rho
-
-    def _happens(self, y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Whether the curve itself moves that way, by half as much at least, at each change.
-
-        Where a curve bends sharply a fall can be fitted to make up for the smooth curve's error.
-        """
-        level = np.convolve(y, np.ones(_SIDE) / _SIDE, mode="valid")
-        moved = level[self.starts + self.widths] - level[self.starts - _SIDE + 1]
-        return np.sign(sizes) * moved >= np.abs(sizes) / 2
-
-    def correlations(self, rows: np.ndarray) -> np.ndarray:
-        """Correlation of each row's noise, with the best sudden change taken out."""
-        q, templates, _ = self.plain
-        left = rows - (rows @ q) @ q.T
-        fits = left @ templates.T
-        best = np.abs(fits).argmax(1)
-        left = left - np.take_along_axis(fits, best[:, None], 1) * templates[best]
-        power = np.maximum((left**2).sum(1), 1e-300)
-        raw = (left[:, 1:] * left[:, :-1]).sum(1) / power
-        return np.interp(raw, self.expected_rho, self.rho_grid)
-
-    def statistics(self, rows: np.ndarray, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficient over standard error, and coefficient, of every sudden change in each row."""
-        t = np.empty((len(rows), len(self.starts)))
-        sizes = np.empty_like(t)
-        nodes = np.abs(np.array(CORRELATIONS)[None] - rho[:, None]).argmin(1)
-        for node in np.unique(nodes):
-            chosen = nodes == node
-            if int(node) not in self.designs:
-                self.designs[int(node)] = self._design(CORRELATIONS[node])
-            q, templates, norms = self.designs[int(node)]
-            turned = _whitened(rows[chosen], CORRELATIONS[node])
-            left = turned - (turned @ q) @ q.T
-            fits = left @ templates.T
-            best = np.abs(fits).argmax(1)
-            rest = left - np.take_along_axis(fits, best[:, None], 1) * templates[best]
-            t[chosen] = fits / self._scales(rest)
-            sizes[chosen] = fits / norms
-        return t, sizes
-
-    def _scales(self, rest: np.ndarray) -> np.ndarray:
-        """Noise level of each row at each change: the local one, and not less than the overall."""
-        sizes = np.abs(rest)
-        overall = np.maximum(_MAD * np.median(sizes, axis=1, keepdims=True), _LEAST_NOISE)
-        stretches = np.array_split(sizes, self.stretches.shape[0], axis=1)
-        local = [_MAD * np.median(stretch, axis=1) for stretch in stretches]
-        return np.maximum(overall, np.stack(local, axis=1) @ self.stretches)
-
-    def p_value(self, statistic: float, rho: float) -> float:
-        """Share of null curves, this one counted in, with as large a statistic somewhere."""
-        node = self.null_correlation(rho)
-        above = drawn = 0
-        while drawn < self.n_simulations and above < _ENOUGH:
-            maxima, _ = self._null(node, drawn // _BATCH)
-            maxima = maxima[: self.n_simulations - drawn]
-            above += int((maxima >= statistic).sum())
-            drawn += len(maxima)
-        return (above + 1) / (drawn + 1)
-
-    def null_correlation(self, rho: float) -> int:
-        """Index of the least correlation that is estimated to be `rho` or more half of the time."""
-        node, last = int(np.searchsorted(CORRELATIONS, rho)), len(CORRELATIONS) - 1
-        while node < last and np.median(self._null(node, 0)[1]) < rho:
-            node += 1
-        return min(node, last)
-
-    def _null(self, node: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Largest statistics, and estimated correlations, of a batch of simulated null curves."""
-        if (node, batch) not in self.maxima:
-            rng = np.random.default_rng([self.seed, node, batch])
-            rows = _noise(rng, _BATCH, len(self.decades), CORRELATIONS[node])
-            estimates = self.correlations(rows)
-            t, _ = self.statistics(rows, estimates)
-            self.maxima[node, batch] = np.abs(t).max(1), estimates
-        return self.maxima[node, batch]
-
-    def _ramps(self, starts: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        places = 10**self.decades
-        first, last = places[starts, None], places[starts + widths, None]
-        return np.clip((places - first) / (last - first), 0, 1)
-
-    def _design(self, rho: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Whitened smooth curves, what they leave of each change at norm 1, and the norm before."""
-        q = _orthonormal(_whitened(self.basis.T, rho).T)
-        turned = _whitened(self.templates, rho)
-        left = turned - (turned @ q) @ q.T
-        norms = np.linalg.norm(left, axis=1)
-        absorbed = norms < _LEAST_LEFT * np.linalg.norm(turned, axis=1)
-        # A change that the smooth curve can do itself takes no part: no fit, and no size.
-        norms[absorbed], left[absorbed] = 1.0, 0.0
-        return q, left / norms[:, None], norms
-
-    def _expected_correlations(self) -> np.ndarray:
-        """What residuals of the smooth curve show on average, for each true correlation.
-
-        Fitting takes slow noise away. The ratio of expectations is exact: with M the projection
-        off the smooth curves, S the mean of both shifts and T the noise's Toeplitz covariance, it
-        is trace(M S M T) over trace(M T).
-        """
-        n = len(self.decades)
-        q = self.plain[0]
-        off = np.eye(n) - q @ q.T
-        shift = (np.eye(n, k=1) + np.eye(n, k=-1)) / 2
-        powers = self.rho_grid[:, None] ** np.arange(n)
-        lagged, level = (powers @ _diagonal_sums(matrix) for matrix in (off @ shift @ off, off))
-        return np.maximum.accumulate(lagged / level)
-
-    def _described(self, y: np.ndarray, best: int, change: float, p_value: float) -> _Jump:
-        start, width = int(self.starts[best]), int(self.widths[best])
-        first, last = _extended(y, start, start + width, change)
-        return _Jump(first, last, start + width / 2, change, p_value)
-
-
-def _windows(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """First points and widths of the sudden changes that are looked for."""
-    pairs: list[tuple[int, int]] = []
-    width = 1
-    while width <= max(1, n // 4):
-        stride = max(1, width // 4)
-        pairs += [(s, width) for s in range(_SIDE - 1, n - _SIDE - width + 1, stride)]
-        width = max(width + 1, round(width * 1.5))
-    starts, widths = np.array(pairs).T
-    return starts, widths
-
-
-def _stretches(n: int, middles: np.ndarray) -> np.ndarray:
-    """Weights that interpolate from stretches of the curve to the middles of changes."""
-    count = int(np.clip(n // _STRETCH, 1, _MOST_STRETCHES))
-    centres = (np.arange(count) + 0.5) * n / count
-    return np.stack([np.interp(middles, centres, row) for row in np.eye(count)])
-
-
-def _diagonal_sums(matrix: np.ndarray) -> np.ndarray:
-    """Sums of a symmetric matrix over all pairs of entries 0, 1, 2 … apart."""
-    n = len(matrix)
-    distance = np.abs(np.arange(n)[:, None] - np.arange(n))
-    return np.bincount(distance.ravel(), weights=matrix.ravel(), minlength=n)
-
-
-def _extended(y: np.ndarray, first: int, last: int, change: float) -> tuple[int, int]:
-    """Grow a window while the curve goes on as fast as a share of the window's slope."""
-    width = last - first
-    block, slope = max(1, width // 4), change / width
-    sign, least = np.sign(slope), _GOES_ON * abs(slope) * max(1, width // 4)
-    low, high = max(0, first - width), min(len(y) - 1, last + width)
-    while first - block >= low and sign * (y[first] - y[first - block]) >= least:
-        first -= block
-    while last + block <= high and sign * (y[last + block] - y[last]) >= least:
-        last += block
-    return first, last
+    return smooth, float(drop_scan.MAD * np.nanmedian(off)) if np.isfinite(off).any() else float(
+        "nan"
+    )

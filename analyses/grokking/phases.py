@@ -44,7 +44,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -278,40 +278,11 @@ class Phases(results.Result):
             A copy with the phases shaded in all panels and the intervals in the first.
         """
         figure = go.Figure(figure)
-        drawn: Any = figure.layout
-        panels = [name.removeprefix("xaxis") for name in drawn if name.startswith("xaxis")]
-        first, last = self._reach()
-        for name, colour, begin, end in zip(
-            self.names, _SHADES, self._beginnings(), self.boundaries, strict=True
-        ):
-            # A phase that had begun and was not seen to end lasts until the run does.
-            if np.isfinite(begin):
-                figure.update_layout(
-                    shapes=[
-                        *figure.layout.shapes,  # pyright: ignore[reportAttributeAccessIssue]
-                        *(
-                            {
-                                "type": "rect",
-                                "xref": f"x{panel}",
-                                "yref": f"y{panel} domain",
-                                "x0": begin,
-                                "x1": end if np.isfinite(end) else last,
-                                "y0": 0,
-                                "y1": 1,
-                                "fillcolor": colour,
-                                "opacity": 0.16,
-                                "line": {"width": 0},
-                                "layer": "below",
-                                "name": name,
-                                "showlegend": not panel,
-                            }
-                            for panel in panels
-                        ),
-                    ]
-                )
-            if not np.isfinite(end):
-                break
+        axes: Any = figure.select_xaxes()
+        panels = [axis.plotly_name.removeprefix("xaxis") for axis in axes]
+        figure.update_layout(shapes=[band for panel in panels for band in self._bands(panel)])
         figure.add_trace(self._whiskers())
+        first, last = self._reach()
         seen = _SHOWN * np.nanmax(self.boundaries, initial=-np.inf)
         if first < seen < last:
             figure.update_xaxes(range=[first, seen])
@@ -349,6 +320,23 @@ class Phases(results.Result):
         memorising = self.verdict in {"grokked", "memorised only"}
         first = self.curves.train.steps[0] if memorising else np.nan
         return np.concatenate([[first], self.boundaries[:-1]])
+
+    def _bands(self, panel: str) -> list[dict[str, Any]]:
+        """The phases as shapes of one panel; those of the first are named beside the curves."""
+        bands: list[dict[str, Any]] = []
+        for name, colour, begin, end in zip(
+            self.names, _SHADES, self._beginnings(), self.boundaries, strict=True
+        ):
+            # A phase that had begun and was not seen to end lasts until the run does.
+            until = end if np.isfinite(end) else self._reach()[1]
+            place = {"xref": f"x{panel}", "yref": f"y{panel} domain", "layer": "below"}
+            area = {"type": "rect", "x0": begin, "x1": until, "y0": 0, "y1": 1}
+            paint = {"fillcolor": colour, "opacity": 0.16, "line": {"width": 0}}
+            if np.isfinite(begin):
+                bands.append({**area, **place, **paint, "name": name, "showlegend": not panel})
+            if not np.isfinite(end):
+                break
+        return bands
 
     def _reach(self) -> tuple[float, float]:
         """First and last step that anything was measured at."""

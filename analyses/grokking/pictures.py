@@ -233,7 +233,11 @@ def _progress_layout(panels: int) -> dict[str, Any]:
 
 
 # plotly draws powers of ten a quarter larger than other ticks.
-_LOGARITHMIC = {"type": "log", "exponentformat": "power", "tickfont": {"size": 10.4}}
+_LOGARITHMIC: dict[str, Any] = {
+    "type": "log",
+    "exponentformat": "power",
+    "tickfont": {"size": 10.4},
+}
 _STEP = {"text": "step", "standoff": 6}
 _PANELS = (
     "test accuracy",

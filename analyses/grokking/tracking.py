@@ -43,7 +43,11 @@ ANALYSIS = "grokking.track"
 # A key's share has to be this many times an even spread before it counts as having appeared.
 _CLEAR = 2.0
 # plotly draws powers of ten a quarter larger than other ticks.
-_LOGARITHMIC = {"type": "log", "exponentformat": "power", "tickfont": {"size": 10.4}}
+_LOGARITHMIC: dict[str, Any] = {
+    "type": "log",
+    "exponentformat": "power",
+    "tickfont": {"size": 10.4},
+}
 _BELOW = (plots.COLOURS[5], plots.COLOURS[3])
 _LOSSES = {
     "train": "train_loss",

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import scipy.linalg
 import scipy.stats
 
-from analyses.grokking import curves, drops
+from analyses.grokking import curves, drop_scan, drops
+from workbench.core.modular import run
 
 
 def a_curve(steps: np.ndarray, log_loss: np.ndarray) -> curves.Curve:
@@ -105,6 +107,68 @@ def test_grokking_is_found_on_the_published_curve(refdata: Path) -> None:
     assert 4 < sum(cleanup) < 8
 
 
+def test_grokking_is_found_on_the_bundled_run() -> None:
+    seen = run.bundled_run().curves
+    steps, losses = np.array(seen.test_steps), np.array(seen.test_loss)
+    curve = curves.Curve(steps=steps, values=losses, name="test loss", source="bundled")
+    found = drops.detect_drops(curve)
+    assert found.steps
+    # Nearly noise-free: 1.9 at step 5,000, 7e-7 at 6,600, and then it settles for thousands.
+    assert min(found.starts) >= 4500
+    assert max(found.ends) <= 6800
+    fell = np.log10(np.interp([found.starts[0], found.ends[-1]], steps, losses))
+    assert 5.5 < sum(found.sizes) <= float(fell[0] - fell[1]) + 0.1
+    assert found.rises == found.recoveries == ()
+    assert "hardly any noise" in found.summary()
+
+
+@pytest.mark.parametrize("middle", [4_000, 10_000, 20_000, 33_000])
+@pytest.mark.parametrize(
+    ("sd", "correlation"), [(0.0, 0.0), (0.01, 0.5), (0.05, 0.5), (0.05, 0.9)], ids=str
+)
+def test_six_decades_within_2000_of_40000_steps_are_one_drop(
+    middle: int, sd: float, correlation: float
+) -> None:
+    steps = np.arange(0, 40001, 50)
+    # Nearly all of a sigmoid (96 %) lies within eight scales.
+    y = 0.8 - 6 / (1 + np.exp(-(steps - middle) / 250)) + noise(801, sd, 1, correlation)
+    found = drops.detect_drops(a_curve(steps, y))
+    (step,), (start,), (end,), (size,) = found.steps, found.starts, found.ends, found.sizes
+    assert abs(step - middle) < 300
+    assert middle - 1500 < start < middle - 400
+    assert middle + 400 < end < middle + 1500
+    assert size == pytest.approx(6, abs=0.6)
+
+
+def test_a_slow_settling_after_the_fall_belongs_to_it_but_not_to_its_extent() -> None:
+    steps = np.arange(0, 40001, 50)
+    settling = 0.6 * (1 - np.exp(-np.clip(steps - 10_600, 0, None) / 1_500))
+    y = 0.8 - 6 / (1 + np.exp(-(steps - 10_000) / 200)) - settling
+    found = drops.detect_drops(a_curve(steps, y))
+    (size,) = found.sizes
+    assert 9_000 < found.starts[0] < found.ends[0] < 11_500
+    assert size == pytest.approx(6, abs=0.6)
+
+
+@pytest.mark.parametrize("last", [3_200, 4_000, 8_000, 14_000])
+def test_a_fall_over_a_quarter_of_a_decade_has_its_size_wherever_the_run_ends(last: int) -> None:
+    steps = np.arange(0, last + 1, 50)
+    # 10 % to 90 % from step 1,260 to 2,140, after a rise of the loss and before a slow settling.
+    start, settling = np.exp(-steps / 60), np.clip(steps - 2_500, 0, None) / 1_000
+    y = 0.85 - 0.25 * start - 6 / (1 + np.exp(-(steps - 1_700) / 200))
+    found = drops.detect_drops(a_curve(steps, y - 0.5 * (1 - np.exp(-settling))))
+    deepest = int(np.argmax(found.sizes))
+    assert 1_400 < found.steps[deepest] < 2_000
+    assert 900 <= found.starts[deepest] < found.ends[deepest] <= 3_000
+    assert 4 < found.sizes[deepest] < 6.5
+
+
+def test_two_falls_with_a_pause_between_them_are_two_drops() -> None:
+    found = drops.detect_drops(with_changes((300, -0.3), (380, -0.3)))
+    assert np.allclose(found.steps, [3005, 3805], atol=30)
+    assert np.allclose(found.sizes, 0.3, atol=0.06)
+
+
 @pytest.mark.parametrize(
     "log_loss",
     [
@@ -164,7 +228,7 @@ def test_long_curves_are_averaged_and_say_so() -> None:
 def test_the_statistic_is_that_of_generalised_least_squares() -> None:
     n, rho = 60, 0.6
     decades = np.log10(np.arange(1, n + 1))
-    scan = drops._Scan(decades, 100, 0)
+    scan = drop_scan.Scan(decades, 100, 0)
     y = noise(n, 1.0, 5, rho)
     _, sizes = scan.statistics(y[None], np.array([rho]))
     index = int(np.flatnonzero((scan.starts == 30) & (scan.widths == 4))[0])
@@ -179,17 +243,17 @@ def test_the_statistic_is_that_of_generalised_least_squares() -> None:
 def test_null_curves_are_simulated_at_the_correlation_of_the_noise_or_the_next(
     correlation: float,
 ) -> None:
-    scan = drops._Scan(np.log10(np.arange(1, 201)), 100, 0)
+    scan = drop_scan.Scan(np.log10(np.arange(1, 201)), 100, 0)
     rows = np.stack([noise(200, 0.1, seed, correlation) for seed in range(60)])
     nodes = [scan.null_correlation(float(rho)) for rho in scan.correlations(rows)]
-    true = drops.CORRELATIONS.index(correlation)
+    true = drop_scan.CORRELATIONS.index(correlation)
     assert true <= np.median(nodes) <= true + 1
 
 
 def test_equal_seeds_give_equal_results_whatever_ran_before() -> None:
     curve = with_changes((600, -0.05))
     first = drops.detect_drops(curve, minimum=0.0, seed=5)
-    drops._scan.cache_clear()
+    drop_scan.scan_of.cache_clear()
     again = drops.detect_drops(curve, minimum=0.0, seed=5)
     assert (first.steps, first.p_values) == (again.steps, again.p_values)
 
@@ -207,9 +271,35 @@ def test_a_result_is_saved_drawn_and_told(tmp_path: Path) -> None:
         found.starts[0],
         found.ends[0],
     )
+    assert layout["annotations"][0]["x"] == found.steps[0]
     assert f"at step {found.steps[0]:,}" in found.summary()
     assert found.provenance.fingerprint != ""
     assert "no sudden drop" in drops.detect_drops(with_changes()).summary()
+
+
+def test_the_band_is_drawn_beside_the_drops_and_not_across_them() -> None:
+    found = drops.detect_drops(with_changes((300, -0.3), (600, 0.4)))
+    band = json.loads(found.figure().to_json() or "")["data"][0]
+    known = np.isfinite(found.smooth)
+    (outlines,) = [go.Scatter(found.figure().data[0])]
+    x, y = np.array(outlines.x, float), np.array(outlines.y, float)
+    assert band["fill"] == "toself"
+    # Three stretches, each closed before the next one: forth on the low bound, back on the high.
+    assert np.isnan(x).sum() == 3
+    first = np.flatnonzero(~known)[0]
+    assert np.array_equal(x[:first], found.curve_steps[:first])
+    assert np.array_equal(y[:first], found.band[0, :first])
+    assert np.array_equal(y[first : 2 * first], found.band[1, :first][::-1])
+    assert np.isnan(x[2 * first])
+
+
+def test_labels_of_neighbouring_drops_are_written_below_one_another() -> None:
+    found = drops.detect_drops(with_changes((300, -0.3), (400, -0.3), (700, -0.4), (960, -0.4)))
+    notes = json.loads(found.figure().to_json() or "")["layout"]["annotations"]
+    shifts = [note.get("yshift", 0) for note in notes]
+    assert [shift < 0 for shift in shifts] == [False, True, False, False]
+    # The last one has no room on its right.
+    assert [note["xanchor"] for note in notes] == ["left", "left", "left", "right"]
 
 
 def test_the_fingerprint_is_that_of_the_numbers() -> None:
