@@ -500,8 +500,8 @@ def compare(run: grokking.TrainingRun, name: str) -> None:
             "recipe": one.recipe.name,
             "steps": count(one.step),
             "generalised at step": count(one.grokked_at),
-            "train loss": one.curves.train_loss[-1],
-            "test loss": one.curves.test_loss[-1],
+            "train loss": f"{one.curves.train_loss[-1]:.2g}",
+            "test loss": f"{one.curves.test_loss[-1]:.2g}",
             "test accuracy": f"{one.curves.test_accuracy[-1]:.1%}",
         }
         for label, one in shown.items()

@@ -56,7 +56,6 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,6 +87,8 @@ _NOISELESS = (
 )
 
 Progress = Callable[[float, str], None]
+
+_SMOOTH = "smooth curve, 95 % band"
 
 
 class DropsError(ValueError):
@@ -160,14 +161,12 @@ class Drops(results.Result):
         name = plots.escape(self.name)
         figure = plots.line(
             self.curve_steps,
-            {name: self.curve_values, "smooth curve, 95 % band": self.smooth},
+            {name: self.curve_values, _SMOOTH: self.smooth},
             x_title="step",
             y_title=f"{name} (logarithmic)",
             log_y=True,
+            bands={_SMOOTH: self.band},
         )
-        # Drawn first, so that it hides no curve.
-        traces: Any = figure.data
-        figure = go.Figure([self._band_trace(), *traces], layout=figure.layout)
         rows = _label_rows(self.steps, int(self.curve_steps[-1] - self.curve_steps[0]))
         for start, end in zip(self.starts, self.ends, strict=True):
             figure.add_vrect(
@@ -189,28 +188,6 @@ class Drops(results.Result):
             exponentformat="power", tickfont={"size": _POWERS}, dtick=self._decades_a_tick()
         )
         return figure
-
-    def _band_trace(self) -> go.Scatter:
-        """The band as one closed outline a stretch, because an open one would cross the drops."""
-        known = np.isfinite(self.smooth)
-        edges = np.flatnonzero(np.diff(known)) + 1
-        x, y = list[float](), list[float]()
-        for stretch in np.split(np.arange(len(known)), edges):
-            if known[stretch[0]]:
-                at, (low, high) = self.curve_steps[stretch], self.band[:, stretch]
-                x += [*at.tolist(), *at[::-1].tolist(), float("nan")]
-                y += [*low.tolist(), *high[::-1].tolist(), float("nan")]
-        return go.Scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            fillcolor=plots.COLOURS[1],
-            opacity=0.18,
-            hoverinfo="skip",
-            showlegend=False,
-        )
 
     def _label_side(self, step: int) -> str:
         """Labels run to the right of their drop, and to the left where the plot would end."""

@@ -174,12 +174,23 @@ def test_a_line_has_its_band_beneath_it() -> None:
     figure = plots.line(
         x, {"loss": x + 1}, x_title="step", y_title="nats", bands={"loss": bounds}, log_y=True
     )
-    low, high, curve = traces(figure)
-    assert list(low.y) == [0.0, 1.0] and list(high.y) == [2.0, 3.0]
-    assert high.fill == "tonexty" and curve.name == "loss"
+    band, curve = traces(figure)
+    # One closed outline: along the lower bound, and back along the upper one.
+    assert list(band.x)[:-1] == [0.0, 1.0, 1.0, 0.0]
+    assert list(band.y)[:-1] == [0.0, 1.0, 3.0, 2.0]
+    assert band.fill == "toself" and curve.name == "loss"
     assert layout(figure).yaxis.type == "log" and layout(figure).xaxis.type == "linear"
     with pytest.raises(ValueError, match="bands for"):
         plots.line(x, {"a": x}, x_title="", y_title="", bands={"b": bounds})
+
+
+def test_a_band_leaves_a_gap_where_it_is_not_known() -> None:
+    x = np.arange(5.0)
+    bounds = np.stack([x, x + 1])
+    bounds[0, 2] = np.nan
+    figure = plots.line(x, {"a": x}, x_title="", y_title="", bands={"a": bounds})
+    outline = np.array(traces(figure)[0].x, dtype=float)
+    assert np.array_equal(outline, [0, 1, 1, 0, np.nan, 3, 4, 4, 3, np.nan], equal_nan=True)
 
 
 def test_a_figure_is_coloured_for_the_page_without_being_changed() -> None:

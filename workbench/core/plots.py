@@ -16,6 +16,7 @@ Limits: cells are meant to be looked at one by one; above 10,000 or so reduce th
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -154,7 +155,7 @@ def line(
         series: Curve by name (plotly text); NaN leaves a gap.
         x_title: Name of the horizontal axis.
         y_title: Name of the vertical axis, with its unit.
-        bands: Lower and upper bound of some of the curves, by the same names.
+        bands: Lower and upper bound of some of the curves, by the same names; NaN leaves a gap.
         log_x: Logarithmic horizontal axis.
         log_y: Logarithmic vertical axis.
 
@@ -167,12 +168,12 @@ def line(
     bands = bands or {}
     if unknown := sorted(set(bands) - set(series)):
         raise ValueError(f"bands for {unknown}, but the curves are {sorted(series)}")
-    figure = go.Figure()
-    for index, (name, y) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        if name in bands:
-            figure.add_traces(_band(x, bands[name], colour))
-        figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines", line={"color": colour}))
+    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(series)}
+    # Bands are drawn first, so that they hide no curve.
+    figure = go.Figure([_band(x, bands[name], colours[name]) for name in series if name in bands])
+    for name, y in series.items():
+        line = {"color": colours[name]}
+        figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines", line=line))
     figure.update_layout(template=TEMPLATE, showlegend=len(series) > 1, hovermode="x unified")
     figure.update_xaxes(title=x_title, type="log" if log_x else "linear")
     figure.update_yaxes(title=y_title, type="log" if log_y else "linear")
@@ -421,14 +422,26 @@ def _ticks(labels: Sequence[str]) -> dict[str, Any]:
     return {"tickmode": "array", "tickvals": places, "ticktext": [labels[i] for i in places]}
 
 
-def _band(x: np.ndarray, bounds: np.ndarray, colour: str) -> list[go.Scatter]:
-    hidden: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "showlegend": False}
+def _band(x: np.ndarray, bounds: np.ndarray, colour: str) -> go.Scatter:
+    """A band as one closed outline a stretch, because an open one would cross the gaps."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    fill = f"rgba({red}, {green}, {blue}, 0.18)"
-    return [
-        go.Scatter(x=x, y=bounds[0], hoverinfo="skip", **hidden),
-        go.Scatter(x=x, y=bounds[1], hoverinfo="skip", fill="tonexty", fillcolor=fill, **hidden),
-    ]
+    known = np.isfinite(bounds[0]) & np.isfinite(bounds[1])
+    across, up = list[float](), list[float]()
+    for stretch in np.split(np.arange(len(x)), np.flatnonzero(np.diff(known)) + 1):
+        if len(stretch) and known[stretch[0]]:
+            at, (low, high) = x[stretch], bounds[:, stretch]
+            across += [*at.tolist(), *at[::-1].tolist(), math.nan]
+            up += [*low.tolist(), *high[::-1].tolist(), math.nan]
+    return go.Scatter(
+        x=across,
+        y=up,
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=f"rgba({red}, {green}, {blue}, 0.18)",
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def _check_links(
