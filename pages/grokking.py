@@ -239,19 +239,20 @@ def choose_step(label: str, run: grokking.TrainingRun, key: str) -> int:
     known = f"newest of {key}"
     now = (run.folder.name, run.steps[-1])
     before, newest = st.session_state.get(known, now)
-    stale = before != now[0] or st.session_state.get(key) == newest != now[1]
-    if stale:
-        # The browser keeps where a slider stands, unless it is told.
+    if key not in st.session_state:
+        asked = st.query_params.get(key, "")
+        st.session_state[key] = int(asked) if asked.isdecimal() else now[1]
+    moved_on = before != now[0] or st.session_state[key] == newest != now[1]
+    if moved_on or st.session_state[key] not in run.steps:
         st.session_state[key] = now[1]
     st.session_state[known] = now
-    return st.select_slider(
-        label,
-        run.steps,
-        value=now[1],
-        key=key,
-        bind="query-params",
-        disabled=len(run.steps) == 1,
-    )
+    step = st.select_slider(label, run.steps, key=key, disabled=len(run.steps) == 1)
+    # Not bound to the address by Streamlit, which loses it when the steps to choose from change.
+    if step == now[1]:
+        st.query_params.pop(key, None)
+    elif st.query_params.get(key) != str(step):
+        st.query_params[key] = str(step)
+    return step
 
 
 def show_checkpoints(run: grokking.TrainingRun) -> None:
