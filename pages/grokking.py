@@ -391,7 +391,7 @@ def show_drops(run: grokking.TrainingRun, name: str) -> list[str]:
     tests = len(run.curves.test_steps)
     if found is not None:
         say(found.summary())
-        draw(found.figure().update_yaxes(exponentformat="power"))
+        draw(found.figure())
         lines = [*DROPS_CODE]
         for start, end in zip(found.starts, found.ends, strict=True):
             lines += show_changes(run, start, end)
@@ -484,7 +484,7 @@ def show_upload() -> None:
     found = steps.step(key, work, label="Looking for drops")
     if found is not None:
         say(found.summary())
-        draw(found.figure().update_yaxes(exponentformat="power"))
+        draw(found.figure())
 
 
 def compare(run: grokking.TrainingRun, name: str) -> None:

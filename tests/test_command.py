@@ -16,6 +16,7 @@ from typer import testing
 import workbench
 from analyses import activation_patching, attribution, circuits, path_patching
 from analyses.circuits import discovery
+from tests import sentences
 from workbench import ContrastPairs, __main__
 
 if TYPE_CHECKING:
@@ -301,12 +302,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     arguments: list[str], words: str, tmp_path: Path
 ) -> None:
     result = run(*arguments, "-o", str(tmp_path / "out"))
-    assert result.exit_code == 2, result.output
-    assert words in result.stderr
-    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("workbench: ")]
-    assert result.stderr.strip().endswith(sentence)
-    assert "Traceback" not in result.output
-    assert not (tmp_path / "out").exists()
+    sentences.assert_one_sentence(result, words, tmp_path / "out")
 
 
 def test_a_folder_that_is_no_result_is_not_overwritten(tmp_path: Path) -> None:

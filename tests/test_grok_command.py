@@ -16,6 +16,7 @@ from typer import testing
 from analyses.grokking import changes, curves, drops, tracking
 from analyses.grokking.phases import Phases, phases
 from analyses.grokking.sweep import Sweep, sweep
+from tests import sentences
 from workbench import __main__
 from workbench.core.modular import recipe, run, training
 from workbench.core.modular.tasks import Task
@@ -268,12 +269,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     arguments: list[str], words: str, tmp_path: Path
 ) -> None:
     result = invoke(*arguments, "-o", str(tmp_path / "out"))
-    assert result.exit_code == 2, result.output
-    assert words in result.stderr
-    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("workbench: ")]
-    assert result.stderr.strip().endswith(sentence)
-    assert "Traceback" not in result.output
-    assert not (tmp_path / "out").exists()
+    sentences.assert_one_sentence(result, words, tmp_path / "out")
 
 
 def test_names_of_columns_are_printed_as_they_stand(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ from workbench.core.modular.tasks import Task, TaskError
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+# A pair is read as `a b =`.
+_POSITIONS = 3
 ANALYSIS = "grokking.fourier"
 _RESAMPLES = 1000
 
@@ -271,10 +273,8 @@ class FourierCircuit(results.Result):
         # Names end at their tick: those on the right would need room beside the figure otherwise.
         figure.update_xaxes(tickangle=-40, row=2, col=1)
         figure.update_xaxes(categoryorder="array", categoryarray=names, row=2, col=1)
-        figure.update_yaxes(type="log", exponentformat="power", row=2, col=1)
-        # plotly draws powers of ten a quarter larger than other ticks.
         return figure.update_yaxes(
-            title="test loss (nats a pair)", tickfont={"size": 10.4}, row=2, col=1
+            title="test loss (nats a pair)", type="log", **plots.POWERS_OF_TEN, row=2, col=1
         )
 
     def summary(self) -> str:
@@ -552,7 +552,7 @@ def _implied_task(model: TransformerBridge) -> Task:
 def _require_kind(model: TransformerBridge, task: Task) -> None:
     cfg = model.cfg
     normalised = cfg.normalization_type is not None
-    if cfg.n_layers != 1 or cfg.d_vocab <= task.p or cfg.n_ctx < 3 or normalised:  # noqa: PLR2004
+    if cfg.n_layers != 1 or cfg.d_vocab <= task.p or cfg.n_ctx < _POSITIONS or normalised:
         norm = "with" if normalised else "without"
         raise ValueError(
             f"expected one layer without normalisation that reads `a b =` with at least "

@@ -76,8 +76,6 @@ _NO_PAUSE = 0.5
 
 # Of the picture: width of a label as a share of the curve's steps, its height in pixels.
 _LABEL_WIDTH, _LABEL_HEIGHT = 0.22, 18
-# plotly draws powers of ten a quarter larger than other ticks.
-_POWERS = 10.4
 # Loss axes of more decades than this show powers of ten only, at most so many.
 _FEW_DECADES, _MOST_TICKS = 3, 10
 
@@ -184,10 +182,7 @@ class Drops(results.Result):
                 xanchor=self._label_side(step),
                 showarrow=False,
             )
-        figure.update_yaxes(
-            exponentformat="power", tickfont={"size": _POWERS}, dtick=self._decades_a_tick()
-        )
-        return figure
+        return figure.update_yaxes(**plots.POWERS_OF_TEN, dtick=self._decades_a_tick())
 
     def _label_side(self, step: int) -> str:
         """Labels run to the right of their drop, and to the left where the plot would end."""

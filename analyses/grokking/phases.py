@@ -77,8 +77,6 @@ _SHADES = plots.COLOURS[4:7]
 _WHISKER = plots.COLOURS[-1]
 # A figure ends at so many times the last boundary: the rest would press the phases together.
 _SHOWN = 2.2
-# plotly draws powers of ten a quarter larger than other ticks.
-_POWERS = 10.4
 _FEWEST = 6
 # Losses below this are rounding of float64.
 _FLOOR = 1e-16
@@ -264,7 +262,7 @@ class Phases(results.Result):
             y_title="loss, nats a pair",
             log_y=True,
         )
-        figure.update_yaxes(exponentformat="power", tickfont={"size": _POWERS})
+        figure.update_yaxes(**plots.POWERS_OF_TEN)
         figure.update_xaxes(title={"standoff": 8})
         return self.over(figure)
 

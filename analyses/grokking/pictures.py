@@ -165,7 +165,7 @@ def comparison(runs: Mapping[str, Curves]) -> go.Figure:
     # One below the other: names of runs are long.
     figure.update_layout(legend={"orientation": "v", "yanchor": "bottom", "y": 1.02})
     figure.update_xaxes(title=_STEP)
-    return figure.update_yaxes(title="test loss (nats a pair)", **_LOGARITHMIC)
+    return figure.update_yaxes(title="test loss (nats a pair)", type="log", **plots.POWERS_OF_TEN)
 
 
 def _thinned(count: int) -> np.ndarray:
@@ -204,7 +204,11 @@ def _progress_layout(panels: int) -> dict[str, Any]:
         # Keeps zoom and hidden curves while new points come.
         "uirevision": "progress",
         "xaxis": {"anchor": "y", "domain": [0.0, 0.56], "title": _STEP, "nticks": 6},
-        "yaxis": {"title": {"text": "loss (nats a pair)", "standoff": 6}, **_LOGARITHMIC},
+        "yaxis": {
+            "title": {"text": "loss (nats a pair)", "standoff": 6},
+            "type": "log",
+            **plots.POWERS_OF_TEN,
+        },
         "annotations": [],
     }
     gap = 0.17
@@ -232,12 +236,6 @@ def _progress_layout(panels: int) -> dict[str, Any]:
     return layout
 
 
-# plotly draws powers of ten a quarter larger than other ticks.
-_LOGARITHMIC: dict[str, Any] = {
-    "type": "log",
-    "exponentformat": "power",
-    "tickfont": {"size": 10.4},
-}
 _STEP = {"text": "step", "standoff": 6}
 _PANELS = (
     "test accuracy",

@@ -114,7 +114,8 @@ def prompts_of(
 
 
 def _require_tokens(tokens: torch.Tensor, answers: torch.Tensor | None, size: int) -> None:
-    if not tokens.numel() or (answers is None and tokens.shape[1] < 2):  # noqa: PLR2004
+    least = 2 if answers is None else 1
+    if not tokens.numel() or tokens.shape[1] < least:
         raise ChangesError(
             f"tokens of shape {tuple(tokens.shape)}: expected at least one prompt, and two tokens "
             "each where the next token is asked for"

@@ -476,8 +476,8 @@ def _mapped(
     return [tuple(run.open_run(folder) for folder in some) for some in folders]
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: the sweep was stopped
-    """Ends a setting that is at work when the sweep is stopped."""
+class _Stopped(Exception):
+    """Ends a setting that is at work when the sweep is stopped; it is no error."""
 
 
 class _Together:

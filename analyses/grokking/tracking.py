@@ -42,12 +42,6 @@ from workbench.core.modular.tasks import Task
 ANALYSIS = "grokking.track"
 # A key's share has to be this many times an even spread before it counts as having appeared.
 _CLEAR = 2.0
-# plotly draws powers of ten a quarter larger than other ticks.
-_LOGARITHMIC: dict[str, Any] = {
-    "type": "log",
-    "exponentformat": "power",
-    "tickfont": {"size": 10.4},
-}
 _BELOW = (plots.COLOURS[5], plots.COLOURS[3])
 _LOSSES = {
     "train": "train_loss",
@@ -229,7 +223,9 @@ class ProgressMeasures(results.Result):
         figure.update_annotations(font={"size": 13})
         figure.update_xaxes(title={"text": "step", "standoff": 6}, nticks=6, row=2)
         figure.update_xaxes(matches="x").update_yaxes(rangemode="tozero", row=2)
-        return figure.update_yaxes(title="loss (nats a pair)", **_LOGARITHMIC, row=1, col=1)
+        return figure.update_yaxes(
+            title="loss (nats a pair)", type="log", **plots.POWERS_OF_TEN, row=1, col=1
+        )
 
     def frequencies_figure(self) -> go.Figure:
         """Share of each frequency in the neuron-logit map's power, over the steps."""
@@ -254,7 +250,7 @@ class ProgressMeasures(results.Result):
             x_title="step",
             y_title="loss of the training pairs (nats a pair)",
             log_y=True,
-        ).update_yaxes(**_LOGARITHMIC)
+        ).update_yaxes(**plots.POWERS_OF_TEN)
 
     def summary(self) -> str:
         """Where it began and ended, the keys, and what the waves alone do."""

@@ -10,6 +10,7 @@ in turns, a block of steps each, in one process with two threads.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import subprocess
 import sys
@@ -194,9 +195,10 @@ def seeds(p: int, fraction: float, count: int, trials: int = 3) -> tuple[float, 
         with tempfile.TemporaryDirectory() as folder:
             batch = Ours(every, made, Path(folder) / "together")
             singles = [Ours([task], made, Path(folder) / f"a{task.seed}") for task in every]
-            batch.take(3)
-            together.append(_timed(lambda: batch.take(count)))  # noqa: B023
-            alone.append(_timed(lambda: [single.take(count) for single in singles]))  # noqa: B023
+            for either in (batch, *singles):
+                either.take(3)
+            together.append(_timed(functools.partial(batch.take, count)))
+            alone.append(sum(_timed(functools.partial(single.take, count)) for single in singles))
         of_threads = [_processes(p, fraction, count, threads) for threads in (1, THREADS)]
         best = min(of_threads)
         processes.append(best[0])

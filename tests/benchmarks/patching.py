@@ -263,8 +263,8 @@ def compare(
 def main(chosen: list[str]) -> None:
     """Print the rows whose names hold any of the given texts, or all."""
     warnings.simplefilter("ignore")
-    # Without its progress bars.
-    setattr(transformer_lens.patching, "tqdm", lambda iterable, **_: iterable)  # noqa: B010
+    # Without its progress bars; it declares none, so that plain assignment is a type error.
+    setattr(transformer_lens.patching, "tqdm", lambda iterable, **_: iterable)  # noqa: B010 - see above
     for (case, table), maker in ROWS.items():
         name = f"{case}, {table}"
         if chosen and not any(text in name for text in chosen):

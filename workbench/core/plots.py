@@ -29,6 +29,8 @@ TEMPLATE = "workbench"
 DIVERGING = "RdBu"
 SEQUENTIAL = "Blues"
 COLOURS = ("#2166ac", "#b2182b", "#4d9221", "#e08214", "#762a83", "#35978f", "#666666")
+# Ticks of a logarithmic axis as powers of ten, which plotly draws a quarter larger than others.
+POWERS_OF_TEN: dict[str, Any] = {"exponentformat": "power", "tickfont": {"size": 10.4}}
 TEXT_COLOURS = {"light": "#1c2430", "dark": "#e3e8ee"}
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"

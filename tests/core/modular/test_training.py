@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from tests.core.modular.conftest import TINY, native, prompts
+from workbench.core.engine import running
 from workbench.core.modular import network, recipe, run, tasks, training
 
 TASK = tasks.Task(p=7, fraction=0.5)
@@ -29,7 +30,7 @@ class Stopped(Exception):
     pass
 
 
-def stop_after(reports: int) -> training.Progress:
+def stop_after(reports: int) -> running.Progress:
     left = iter(range(reports))
 
     def progress(fraction: float, note: str) -> None:

@@ -136,7 +136,7 @@ class Trajectory:
         """Read everything but the weights."""
         with safetensors.safe_open(folder / TRAJECTORY, framework="numpy") as file:
             described = json.loads(file.metadata()["described"])
-            names = [name for name in file.keys() if name.startswith("curves/")]  # noqa: SIM118
+            names = [name for name in file.keys() if name.startswith("curves/")]
             curves = {name.removeprefix("curves/"): file.get_tensor(name) for name in names}
         return cls(
             described["task"], described["recipe"], tuple(described["steps"]), curves, folder
@@ -147,7 +147,7 @@ class Trajectory:
         if step == self.steps[-1]:
             return safetensors.torch.load_file(self.folder / "model.safetensors")
         with safetensors.safe_open(self.folder / TRAJECTORY, framework="numpy") as file:
-            names = {name.split("/")[2] for name in file.keys() if name.startswith(f"{step}/")}  # noqa: SIM118
+            names = {name.split("/")[2] for name in file.keys() if name.startswith(f"{step}/")}
             unpacked = {
                 name: unpack(*(file.get_tensor(f"{step}/{part}/{name}") for part in _PARTS))
                 for name in sorted(names)

@@ -56,7 +56,6 @@ class State:
 
     Attributes:
         step: Steps taken.
-        last_step: Steps at the most.
         weights: The network.
         first_moments: AdamW's mean gradients.
         second_moments: AdamW's mean squared gradients.
@@ -68,7 +67,6 @@ class State:
     """
 
     step: int
-    last_step: int
     weights: network.Weights
     first_moments: network.Weights
     second_moments: network.Weights
@@ -91,7 +89,6 @@ class State:
 
         return cls(
             step=0,
-            last_step=recipe.steps,
             weights=weights,
             first_moments=nothing(),
             second_moments=nothing(),
@@ -389,7 +386,6 @@ def write_state(folder: Path, state: State) -> None:
         tensors[f"curves/{name}"] = torch.from_numpy(values)
     numbers = [
         state.step,
-        state.last_step,
         state.initial_squared_weights,
         state.checkpoint_step,
         *state.checkpoint_point,
@@ -423,10 +419,9 @@ def read_state(folder: Path) -> State | None:
             for name, value in tensors.items()
             if name.startswith("curves/")
         }
-        step, last_step, squared, checkpoint_step, *point = tensors["numbers"].tolist()
+        step, squared, checkpoint_step, *point = tensors["numbers"].tolist()
         return State(
             step=int(step),
-            last_step=int(last_step),
             **kinds,
             curves=Curves.of(curves),
             initial_squared_weights=squared,

@@ -24,7 +24,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,12 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.core.engine import running
 from workbench.core.models import sources
 from workbench.core.modular import loss, network, run, tasks
 from workbench.core.modular import recipe as recipes
 
 Stop = Literal["grokked", "settled", "never"]
-Progress = Callable[[float, str], None]
 
 TEST_EVERY = 50
 # Settled: grokked, and the squared weights have changed by less than this share in so many steps.
@@ -61,7 +61,7 @@ def train(
     folder: str | os.PathLike[str] | None = None,
     stop: Stop = "grokked",
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: running.Progress | None = None,
 ) -> run.TrainingRun:
     """Train a network, or go on with a training that was stopped.
 
@@ -97,7 +97,7 @@ def train_seeds(
     folders: Sequence[Path] | None = None,
     stop: Stop = "grokked",
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: running.Progress | None = None,
 ) -> tuple[run.TrainingRun, ...]:
     """Train several tasks side by side that differ in seed and operation only.
 
@@ -127,22 +127,22 @@ def train_seeds(
         steps = [0 if state is None else state.step for state in states]
         for step in sorted(set(steps)):
             # A training that was killed while it saved may have left its seeds at two steps.
-            group = [i for i, at in enumerate(steps) if at == step and not _ended(states[i], stop)]
+            group = [
+                i
+                for i, at in enumerate(steps)
+                if at == step and not _ended(states[i], recipe, stop)
+            ]
             if group:
                 chosen = [(every[i], places[i], states[i]) for i in group]
-                _Training(chosen, recipe, stop, where).go(progress or _silent)
+                _Training(chosen, recipe, stop, where).go(progress or running.no_progress)
     return tuple(run.open_run(place) for place in places)
 
 
-def _silent(_fraction: float, _note: str) -> None:
-    pass
-
-
-def _ended(state: run.State | None, stop: Stop) -> bool:
+def _ended(state: run.State | None, recipe: recipes.Recipe, stop: Stop) -> bool:
     """Whether a run that was read back has nothing left to do."""
     if state is None:
         return False
-    return state.step >= state.last_step or _reached(state, stop)
+    return state.step >= recipe.steps or _reached(state, stop)
 
 
 def _reached(state: run.State, stop: Stop) -> bool:
@@ -231,7 +231,7 @@ class _Training:
         batch = loss.Batch(*network.lookup_rows(pairs, self._seeds[0].task.p), labels)
         return batch, (tests[0], tests[1])
 
-    def go(self, progress: Progress) -> None:
+    def go(self, progress: running.Progress) -> None:
         """Train until every seed has ended.
 
         Whatever `progress` raises ends the training, with everything up to there kept. What ends it

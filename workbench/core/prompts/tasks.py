@@ -38,8 +38,6 @@ _PATIENCE = 1_000
 SEQUENCE_LENGTHS = tuple(range(5, 11))
 
 MODULUS = 113
-# The first 30 % of the shuffled table, as the bundled modadd-113 was trained.
-_SUMS_TRAINED, _SUMS_SEED = 0.3, 0
 
 Criterion = Literal["top token", "beats wrong answer"]
 
@@ -327,11 +325,13 @@ def _induction(rng: random.Random, split: Split) -> TextPair:
 
 @functools.cache
 def _sums(split: Split) -> frozenset[tuple[int, int]]:
-    pairs = [(a, b) for a in range(MODULUS) for b in range(MODULUS)]
-    random.Random(_SUMS_SEED).shuffle(pairs)
-    trained = int(_SUMS_TRAINED * len(pairs))
-    parts = {"training": pairs[:trained], "held-out": pairs[trained:], "all": pairs}
-    return frozenset(parts[split])
+    from workbench.core.modular.tasks import Task
+
+    # The split that the bundled modadd-113 was trained on.
+    task = Task(p=MODULUS)
+    pairs, (train, test) = task.pairs(), task.split()
+    parts = {"training": pairs[train], "held-out": pairs[test], "all": pairs}
+    return frozenset((a, b) for a, b in parts[split].tolist())
 
 
 @functools.cache
