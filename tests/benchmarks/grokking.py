@@ -92,18 +92,17 @@ class Ours:
         for i in range(len(every)):
             (folder / str(i) / "checkpoints").mkdir(parents=True)
         chosen = [(task, folder / str(i), None) for i, task in enumerate(every)]
-        self.loop = training._Training(chosen, made, "never", torch.device("cpu"))
-        self.loop._measure()
+        self.loop = training.Training(chosen, made, "never", torch.device("cpu"))
 
     def take(self, steps: int) -> None:
-        for _ in range(steps):
-            self.loop._take_step()
-            if self.loop.step % training.TEST_EVERY == 0:
-                self.loop._measure()
+        target = self.loop.step + steps
+        with training._workers(len(self._every)) as advance:
+            while self.loop.step < target:
+                self.loop.advance(advance)
 
     @property
     def curves(self) -> run.Curves:
-        return self.loop._seeds[0].state.curves
+        return self.loop.seeds[0].state.curves
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from tests.core.modular.conftest import TINY, native, prompts
 from workbench.core.engine import running
-from workbench.core.modular import network, recipe, run, tasks, training
+from workbench.core.modular import network, recipe, run, stepping, tasks, training
 
 TASK = tasks.Task(p=7, fraction=0.5)
 ROOT = Path(__file__).resolve().parents[3]
@@ -138,16 +138,58 @@ def test_what_a_killed_write_leaves_is_not_read(tmp_path: Path) -> None:
     assert run.open_run(tmp_path).steps == found.steps
 
 
-def test_seeds_side_by_side_learn_what_each_learns_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_seeds_side_by_side_end_in_the_bits_that_each_ends_in_alone(
+    tmp_path: Path, threads: int
+) -> None:
     every = [tasks.Task(p=7, fraction=0.5, seed=seed) for seed in (0, 1, 2)]
-    together = training.train_seeds(
-        every, TINY, folders=[tmp_path / f"together-{i}" for i in range(3)], stop="never"
-    )
-    for i, (task, found) in enumerate(zip(every, together, strict=True)):
-        alone = training.train(task, TINY, folder=tmp_path / f"alone-{i}", stop="never")
-        assert found.task == task
-        np.testing.assert_allclose(found.curves.train_loss, alone.curves.train_loss, rtol=1e-3)
-        np.testing.assert_allclose(found.curves.test_loss, alone.curves.test_loss, rtol=1e-3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        together = training.train_seeds(
+            every, TINY, folders=[tmp_path / f"together-{i}" for i in range(3)], stop="never"
+        )
+        assert torch.get_num_threads() == threads, "what was shared out is given back"
+        torch.set_num_threads(1)
+        for i, (task, found) in enumerate(zip(every, together, strict=True)):
+            alone = training.train(task, TINY, folder=tmp_path / f"alone-{i}", stop="never")
+            assert found.task == task
+            assert found.curves == alone.curves
+            assert same_bits(found, alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_networks_in_the_same_calls_learn_what_each_learns_alone() -> None:
+    # As on a GPU, where all seeds are one network with a leading axis.
+    every = [tasks.Task(p=7, fraction=0.5, seed=seed) for seed in (0, 1, 2)]
+    made = recipe.recipe(**_tiny(steps=30), grokfast_lambda=2.0, constrain_norm=True)
+    cpu = torch.device("cpu")
+
+    def begin(some: list[tasks.Task]) -> tuple[stepping.Networks, list[run.State]]:
+        states = [run.State.start(task, made) for task in some]
+        return stepping.Networks(some, states, made, 0, cpu), states
+
+    together, states = begin(every)
+    losses = np.array([together.take_step(step) for step in range(30)])
+    tested = np.array(together.test())
+    for i, task in enumerate(every):
+        alone, of_alone = begin([task])
+        expected = [alone.take_step(step)[0] for step in range(30)]
+        np.testing.assert_allclose(losses[:, i], expected, rtol=1e-4)
+        np.testing.assert_allclose(tested[i], alone.test()[0], rtol=1e-4)
+        together.store(i, states[i])
+        alone.store(0, of_alone[0])
+        for name, value in of_alone[0].weights.items():
+            torch.testing.assert_close(states[i].weights[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_seed_that_diverges_ends_all_and_says_which(tmp_path: Path) -> None:
+    every = [tasks.Task(p=7, fraction=0.5, seed=seed) for seed in (0, 1)]
+    made = recipe.recipe(**_tiny(), learning_rate=1e30)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(training.TrainingError, match="has diverged; lower the learning rate"):
+        training.train_seeds(every, made, folders=folders, stop="never")
 
 
 def test_seeds_that_were_saved_at_different_steps_all_go_on(tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 Automatic differentiation would keep every pair's neurons in memory between the forward and the
 backward pass; at thousands of pairs these are mapped and unmapped by the system at each step, which
-takes as long as the arithmetic. Here a piece of pairs goes forward and back at once, and only the
-gradients of the tables (`network.Tables`) are kept; torch takes them on to the weights.
+takes as long as the arithmetic. Here a piece of pairs goes forward and back at once, what it wants
+is written to room that stays, and only the gradients of the tables (`network.Tables`) leave; torch
+takes them on to the weights.
+
+A pair's neurons are a weighted sum of a few rows, so their gradients are, too: that of a row sums
+over the pairs that looked it up, and that of a weight is the product of one row with what its pair
+wants. Neither needs a product of all rows with all pairs.
 
 The cross-entropy is computed in float64: near 1e-7 nats float32 would round most pairs' losses to
 0 and stop their gradients.
@@ -11,94 +16,151 @@ The cross-entropy is computed in float64: near 1e-7 nats float32 would round mos
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+import itertools
+import math
+import warnings
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from workbench.core.modular import network
 
-# Pairs in a piece, over all seeds together. On a GPU everything is one piece.
+# Pairs in a piece at the most, over all seeds together. On a GPU everything is one piece.
 _PIECE = 1024
 
 
-class Batch(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Batch:
     """The pairs that are trained on, with what is looked up for them.
 
     Attributes:
-        first: Rows of the operands a (`network.lookup_rows`).
-        second: Rows of the operands b.
         labels: What is trained towards.
+        where: The pairs' rows.
+        pieces: Which pairs go together, and which row goes with which of them.
+        users: The other way round: for one row after the other, the entries of all attention
+            patterns that weigh it.
+        uses: How many these are.
+        wanted: Room for the gradients of what all pairs receive.
     """
 
-    first: Int64[Tensor, "seed pair"]
-    second: Int64[Tensor, "seed pair"]
     labels: Int64[Tensor, "seed pair"]
+    where: network.Lookup
+    pieces: tuple[tuple[slice, Tensor], ...]
+    users: Int64[Tensor, " entry"]
+    uses: Int64[Tensor, " row"]
+    wanted: Float[Tensor, "seed pair width"]
 
 
-def mean_losses(made: network.Tables, batch: Batch, dtype: torch.dtype) -> Float64[Tensor, " seed"]:
-    """Mean cross-entropy of each seed's pairs, in nats, differentiable once.
+def batch(
+    pairs: Int64[Tensor, "seed pair 2"],
+    labels: Int64[Tensor, "seed pair"],
+    p: int,
+    *,
+    n_heads: int,
+    n_neurons: int,
+) -> Batch:
+    """Look up all that stays the same from step to step.
+
+    Args:
+        pairs: Of each seed.
+        labels: What is trained towards.
+        p: The modulus.
+        n_heads: Attention heads.
+        n_neurons: Neurons of the MLP.
+
+    Returns:
+        The batch.
+    """
+    seeds, count = labels.shape
+    where = network.lookup(pairs, p, n_heads)
+    n_rows = seeds * n_heads * (2 * p + 1)
+    pieces = 1 if labels.is_cuda else min(count, math.ceil(count * seeds / _PIECE))
+    ends = [count * piece // pieces for piece in range(pieces + 1)]
+    parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
+    senders = where.sent.flatten()
+    uses = torch.bincount(senders, minlength=n_rows)
+    return Batch(
+        labels,
+        where,
+        tuple((some, _entries(where.part(some).sent, n_rows)) for some in parts),
+        users=senders.sort(stable=True).indices,
+        uses=uses,
+        wanted=torch.empty(seeds, count, n_neurons + p + 1, device=labels.device),
+    )
+
+
+def _entries(senders: Int64[Tensor, "seed pair sender"], n_rows: int) -> Tensor:
+    """A sparse matrix of pairs and rows with an entry where a pair looks a row up."""
+    flat = senders.flatten(0, 1)
+    starts = torch.arange(len(flat) + 1, device=flat.device) * flat.shape[1]
+    nothing = torch.zeros(flat.numel(), device=flat.device)
+    with warnings.catch_warnings():
+        # Torch announces once that sparse rows are new to it.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(
+            starts, flat.flatten(), nothing, (len(flat), n_rows), check_invariants=False
+        )
+
+
+def losses_and_gradients(
+    made: network.Tables, some: Batch, dtype: torch.dtype
+) -> tuple[Float64[Tensor, " seed"], network.Tables]:
+    """Mean cross-entropy of each seed's pairs, and what the tables want changed.
 
     Args:
         made: The networks' tables.
-        batch: The pairs.
+        some: The pairs.
         dtype: Of the matrix products over the pairs.
 
     Returns:
-        One loss a seed, in float64.
+        One loss a seed, in nats; and the gradient of its own loss for each seed's tables.
     """
-    losses: Any = _Losses.apply(*made, batch, dtype)
-    return losses
-
-
-class _Losses(torch.autograd.Function):
-    """Computes the gradients of the tables beside the losses."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *parts, batch, dtype = arguments
-        made = network.Tables(*parts)
-        gradients = network.Tables(*(torch.zeros_like(table) for table in made))
-        cast = network.Tables(*parts[:2], *(table.to(dtype) for table in parts[2:]))
-        seeds, pairs = batch.labels.shape
-        size = pairs if made.scores.is_cuda else max(1, _PIECE // seeds)
-        losses = torch.zeros(seeds, dtype=torch.float64, device=made.scores.device)
-        for start in range(0, pairs, size):
-            some = Batch(*(part[:, start : start + size] for part in batch))
-            losses += _forward_and_back(cast, some, pairs, gradients)
-        ctx.save_for_backward(*gradients)
-        return losses / pairs
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Any) -> Any:
-        scale = outer[0].float()
-        tables = ctx.saved_tensors
-        scaled = (table * scale.view(-1, *[1] * (table.dim() - 1)) for table in tables)
-        return (*scaled, None, None)
+    made = network.Tables(*(table.detach() for table in made))
+    pattern = network.attend(made, some.where)
+    of_pattern = torch.empty_like(pattern)
+    out, of_out = made.out.to(dtype), torch.zeros_like(made.out)
+    losses = torch.zeros(len(pattern), dtype=torch.float64, device=pattern.device)
+    count = some.labels.shape[1]
+    for pairs, entries in some.pieces:
+        received = network.receive(made, some.where.part(pairs), pattern[:, pairs])
+        wanted = some.wanted[:, pairs]
+        losses += _forward_and_back(
+            received, out, some.labels[:, pairs], count, wanted=wanted, of_out=of_out
+        )
+        of_pattern[:, pairs] = _of_entries(wanted, made.sent, entries).view_as(pattern[:, pairs])
+    of_scores = pattern * (of_pattern - (pattern * of_pattern).sum(-1, keepdim=True))
+    return losses / count, network.Tables(
+        scores=_of_rows(some, of_scores, made.sent.shape),
+        sent=_of_senders(some, pattern).view_as(made.sent),
+        out=of_out,
+    )
 
 
 def _forward_and_back(
-    made: network.Tables, some: Batch, count: int, gradients: network.Tables
+    received: Float[Tensor, "seed pair width"],
+    out: Float[Tensor, "seed neuron d_vocab"],
+    labels: Int64[Tensor, "seed pair"],
+    count: int,
+    *,
+    wanted: Float[Tensor, "seed pair width"],
+    of_out: Float[Tensor, "seed neuron d_vocab"],
 ) -> Float64[Tensor, " seed"]:
-    """Sum of the losses of a few pairs; their gradients are added to `gradients`."""
-    dtype = made.into.dtype
-    piece = network.attend(made, some.first, some.second)
-    mixed = piece.mixed.to(dtype)
-    hidden = _affine(made.into_bias, mixed, made.into).relu_()
-    logits = _add_product(_affine(made.past_bias, mixed, made.past), hidden, made.out)
-    losses, exact = _cross_entropy(logits, some.labels, count)
-
-    of_logits = exact.to(dtype)
-    _accumulate(gradients.out, hidden, of_logits)
-    _accumulate(gradients.past, mixed, of_logits)
-    gradients.past_bias.add_(exact.sum(1))
-    of_hidden = _where_active(_product(of_logits, made.out.transpose(1, 2)), hidden)
-    _accumulate(gradients.into, mixed, of_hidden)
-    gradients.into_bias.add_(of_hidden.sum(1))
-    of_mixed = _product(of_hidden, made.into.transpose(1, 2))
-    of_mixed = _add_product(of_mixed, of_logits, made.past.transpose(1, 2))
-    _attend_back(made, some, piece, of_mixed.float(), gradients)
+    """Sum of the losses of a few pairs; writes the gradient of what they received to `wanted`."""
+    n_neurons = out.shape[1]
+    hidden = received[..., :n_neurons].relu_()
+    rounded = hidden.to(out.dtype)
+    logits = _add_product(received[..., n_neurons:], rounded, out)
+    losses, exact = _cross_entropy(logits, labels, count)
+    of_hidden, of_logits = wanted[..., :n_neurons], wanted[..., n_neurons:]
+    of_logits.copy_(exact)
+    rounded_back = of_logits.to(out.dtype)
+    _add_product(of_out, rounded.transpose(1, 2), rounded_back)
+    _product(rounded_back, out.transpose(1, 2), of_hidden)
+    _where_active(of_hidden, hidden)
     return losses
 
 
@@ -119,29 +181,6 @@ def _cross_entropy(
     return losses, odds.scatter_add_(2, wanted, minus)
 
 
-def _attend_back(
-    made: network.Tables,
-    some: Batch,
-    piece: network.Piece,
-    mixed: Float[Tensor, "seed pair width"],
-    gradients: network.Tables,
-) -> None:
-    """Take the gradient of the heads' outputs back to scores and values."""
-    seeds, rows, n_heads = made.scores.shape
-    back = mixed.view(*mixed.shape[:2], n_heads, -1)
-    itself = made.values[:, -1:].view(seeds, 1, n_heads, -1)
-    of_pattern = torch.stack([(back * sent).sum(-1) for sent in (*piece.sent, itself)], -1)
-    pattern = piece.pattern
-    of_scores = pattern * (of_pattern - (pattern * of_pattern).sum(-1, keepdim=True))
-    for at, where in enumerate((some.first, some.second)):
-        values = (pattern[..., at, None] * back).view(-1, mixed.shape[2])
-        gradients.values.view(seeds * rows, -1).add_(_by_row(values, where, seeds * rows))
-        scores = of_scores[..., at].reshape(-1, n_heads)
-        gradients.scores.view(seeds * rows, -1).add_(_by_row(scores, where, seeds * rows))
-    gradients.values[:, -1].add_((pattern[..., 2, None] * back).sum(1).flatten(1))
-    gradients.scores[:, -1].add_(of_scores[..., 2].sum(1))
-
-
 def _where_active(gradient: Tensor, hidden: Tensor) -> Tensor:
     """Set a gradient to zero where the ReLU did, in place."""
     # Multiplying by a mask would first write the mask out as numbers.
@@ -149,37 +188,58 @@ def _where_active(gradient: Tensor, hidden: Tensor) -> Tensor:
     return backward(gradient, hidden, 0, grad_input=gradient)
 
 
-def _by_row(values: Tensor, where: Int64[Tensor, "seed pair"], rows: int) -> Tensor:
-    """Sums of values over the pairs that looked up each row."""
-    # The backward of an embedding: a sum over rows in a fixed order, 10 times as fast as index_add.
-    backward: Any = torch.ops.aten.embedding_dense_backward
-    return backward(values, where.reshape(-1), rows, -1, False)
+def _of_entries(
+    wanted: Float[Tensor, "seed pair width"],
+    sent: Float[Tensor, "seed head row width"],
+    entries: Tensor,
+) -> Float[Tensor, " entry"]:
+    """Products of what each pair wants with the rows that it looked up."""
+    rows = sent.flatten(0, 2).t()
+    return torch.sparse.sampled_addmm(entries, wanted.flatten(0, 1), rows, beta=0).values()
+
+
+def _of_senders(
+    some: Batch, pattern: Float[Tensor, "seed pair head 3"]
+) -> Float[Tensor, "row width"]:
+    """Sums, for each row that is sent, of what the pairs want that looked it up."""
+    weights = pattern.flatten()[some.users]
+    return functional.embedding_bag(
+        some.users // some.where.sent.shape[2],
+        some.wanted.flatten(0, 1),
+        some.uses.cumsum(0) - some.uses,
+        per_sample_weights=weights,
+        mode="sum",
+    )
+
+
+def _of_rows(
+    some: Batch, of_scores: Float[Tensor, "seed pair head 3"], shape: torch.Size
+) -> Float[Tensor, "seed row head"]:
+    """Sums, for each row of the scores, over the pairs that looked it up."""
+    entries = of_scores.flatten()[some.users]
+    sums = torch.segment_reduce(entries, "sum", lengths=some.uses, unsafe=True)
+    return sums.view(shape[:3]).transpose(1, 2)
 
 
 # One seed goes through plain matrix products, which use all threads on one of them.
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a[0], b[0])[None] if len(a) == 1 else torch.bmm(a, b)
-
-
-def _affine(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    if len(a) == 1:
-        return torch.addmm(bias[0], a[0], b[0])[None]
-    return torch.baddbmm(bias[:, None], a, b)
+def _product(a: Tensor, b: Tensor, into: Tensor) -> None:
+    """Write a product to a float32 tensor."""
+    if a.dtype != into.dtype:
+        into.copy_(torch.bmm(a, b))
+    elif len(a) == 1:
+        torch.mm(a[0], b[0], out=into[0])
+    else:
+        torch.bmm(a, b, out=into)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Add a product to a tensor, in place."""
-    if len(a) == 1:
+    """Add a product to a float32 tensor, in place."""
+    if a.dtype != total.dtype:
+        total.add_(torch.bmm(a, b))
+    elif len(a) == 1:
         total[0].addmm_(a[0], b[0])
-        return total
-    return total.baddbmm_(a, b)
-
-
-def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add the product of a transposed with b to a float32 total."""
-    if a.dtype == total.dtype:
-        _add_product(total, a.transpose(1, 2), b)
     else:
-        total.add_(_product(a.transpose(1, 2), b))
+        total.baddbmm_(a, b)
+    return total

@@ -2,13 +2,15 @@
 
 1. One layer without normalisation, untied, biases in the MLP only; every weight is drawn from
    normal(0, 1/d_model), the unembedding from normal(0, 1/d_vocab), as in the code of the paper.
-2. Without normalisation the query at `=` is one constant vector. So scores and values are tables of
+2. Without normalisation the query at `=` is one constant vector. So the scores are a table of
    2p + 1 rows (p first operands, p second operands, `=`), and a pair picks its three.
-3. Only the last position is computed. What follows the attention is linear up to the ReLU, so the
-   output weights of the heads are multiplied into those of the MLP and the unembedding beforehand.
+3. Only the last position is computed. What follows the attention is linear up to the ReLU, so what
+   each row sends through each head to the neurons, and past them to the logits, is a table, too: a
+   pair's neurons are a sum of 3 rows a head, weighted by its attention. No matrix product over the
+   pairs is left but the one from the neurons to the logits.
 
 The function is that of TransformerLens' native bridge with the same weights. Every tensor has a
-leading axis of seeds: networks of different seeds are trained side by side as one.
+leading axis of seeds, so that networks of several seeds can go through the same calls as one.
 
 Source: Nanda et al. 2023, arXiv 2301.05217.
 """
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from workbench.core.modular import recipe as recipes
 from workbench.core.modular import tasks
@@ -103,20 +106,13 @@ class Tables(NamedTuple):
 
     Attributes:
         scores: Attention scores from `=` to each first operand, second operand, and `=`.
-        values: What each of these rows sends through each head.
-        into: From the heads' values to the neurons before the ReLU.
-        into_bias: Of the neurons.
-        past: From the heads' values to the logits, past the MLP.
-        past_bias: Of the logits.
+        sent: What each of these rows sends through each head to the neurons before the ReLU, and
+            past them to the logits; the biases are spread over the heads.
         out: From the neurons to the logits.
     """
 
     scores: Float[Tensor, "seed row head"]
-    values: Float[Tensor, "seed row width"]
-    into: Float[Tensor, "seed width neuron"]
-    into_bias: Float[Tensor, "seed neuron"]
-    past: Float[Tensor, "seed width d_vocab"]
-    past_bias: Float[Tensor, "seed d_vocab"]
+    sent: Float[Tensor, "seed head row width"]
     out: Float[Tensor, "seed neuron d_vocab"]
 
 
@@ -139,72 +135,96 @@ def tables(weights: Weights, n_heads: int) -> Tables:
     query = (weights[QUERY] @ equals[:, :, None]).view(seeds, n_heads, -1, 1)
     looked_for = (weights[KEY].view(seeds, n_heads, -1, d_model) * query).sum(2)
     scores = rows @ looked_for.transpose(1, 2) / math.sqrt(query.shape[2])
-    values = rows @ weights[VALUE].transpose(1, 2)
-    return Tables(
-        scores,
-        values,
-        into=_product(weights[INTO], weights[OUTPUT]),
-        into_bias=weights[INTO_BIAS] + _times(weights[INTO], equals),
-        past=_product(weights[UNEMBEDDING], weights[OUTPUT]),
-        past_bias=_times(weights[UNEMBEDDING], equals + weights[OUT_BIAS]),
-        out=_product(weights[UNEMBEDDING], weights[OUT]),
+    values = (rows @ weights[VALUE].transpose(1, 2)).view(seeds, 2 * p + 1, n_heads, -1)
+
+    readers = torch.cat([weights[INTO], weights[UNEMBEDDING]], 1)
+    past_bias = _times(weights[UNEMBEDDING], weights[OUT_BIAS])
+    bias = torch.cat([weights[INTO_BIAS], past_bias], 1) + _times(readers, equals)
+    # A head's attention sums to 1, so that a row of every head carries its share of the biases.
+    share = (bias / n_heads).repeat_interleave(n_heads, 0)[:, None]
+    through = (readers @ weights[OUTPUT]).view(seeds, readers.shape[1], n_heads, -1)
+    sent = torch.baddbmm(
+        share, values.transpose(1, 2).flatten(0, 1), through.permute(0, 2, 3, 1).flatten(0, 1)
     )
-
-
-def _product(after: Tensor, before: Tensor) -> Tensor:
-    """Two linear maps as one, laid out for vectors that are multiplied from the left."""
-    return (after @ before).transpose(1, 2).contiguous()
+    out = (weights[UNEMBEDDING] @ weights[OUT]).transpose(1, 2).contiguous()
+    return Tables(scores, sent.view(seeds, n_heads, *sent.shape[1:]), out)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector[:, :, None])[:, :, 0]
 
 
-class Piece(NamedTuple):
-    """What a few pairs do at `=`.
+class Lookup(NamedTuple):
+    """Where a pair's rows lie.
 
     Attributes:
-        pattern: Attention from `=` to a, b and `=`.
-        sent: The values of each pair's a and b.
-        mixed: The heads' outputs.
+        scores: Rows of a, b and `=` in all seeds' tables of scores, one after the other.
+        sent: Rows of the same in all seeds' and heads' tables of what is sent, a head's three
+            together.
     """
 
-    pattern: Float[Tensor, "seed pair head 3"]
-    sent: tuple[Tensor, Tensor]
-    mixed: Float[Tensor, "seed pair width"]
+    scores: Int64[Tensor, "seed pair 3"]
+    sent: Int64[Tensor, "seed pair sender"]
+
+    def part(self, pairs: slice) -> Lookup:
+        """Those of some of the pairs."""
+        return Lookup(self.scores[:, pairs], self.sent[:, pairs])
 
 
-def attend(
-    made: Tables, first: Int64[Tensor, "seed pair"], second: Int64[Tensor, "seed pair"]
-) -> Piece:
-    """Attention of a few pairs, by looking up their rows.
+def lookup(pairs: Int64[Tensor, "seed pair 2"], p: int, n_heads: int) -> Lookup:
+    """Find the rows of pairs of operands.
+
+    Args:
+        pairs: Of each seed.
+        p: The modulus.
+        n_heads: Attention heads.
+
+    Returns:
+        Their rows.
+    """
+    rows = 2 * p + 1
+    equals = torch.full_like(pairs[:, :, 0], 2 * p)
+    own = torch.stack([pairs[:, :, 0], pairs[:, :, 1] + p, equals], 2)
+    seeds = torch.arange(len(pairs), device=pairs.device).view(-1, 1, 1)
+    heads = torch.arange(n_heads, device=pairs.device).view(-1, 1)
+    sent = own[:, :, None] + (seeds[..., None] * n_heads + heads) * rows
+    return Lookup(own + seeds * rows, sent.flatten(2))
+
+
+def attend(made: Tables, where: Lookup) -> Float[Tensor, "seed pair head 3"]:
+    """Attention from `=` to a, b and `=`.
 
     Args:
         made: The tables.
-        first: Row of each pair's a, in all seeds' tables one after the other.
-        second: Row of each pair's b.
+        where: Rows of the pairs.
 
     Returns:
-        Pattern, the rows that were looked up, and the heads' outputs.
+        The pattern.
     """
-    seeds, rows, n_heads = made.scores.shape
-    shape = (*first.shape, n_heads, -1)
-    scores, values = made.scores.view(seeds * rows, -1), made.values.view(seeds * rows, -1)
-    own = made.scores[:, -1:].expand(*first.shape, n_heads)
-    pattern = torch.stack([scores[first], scores[second], own], -1).softmax(-1)
-    sent = values[first].view(shape), values[second].view(shape)
-    itself = made.values[:, -1:].view(seeds, 1, n_heads, -1)
-    mixed = pattern[..., :1] * sent[0]
-    mixed = mixed.addcmul_(pattern[..., 1:2], sent[1]).addcmul_(pattern[..., 2:], itself)
-    return Piece(pattern, sent, mixed.flatten(2))
+    scores = made.scores.flatten(0, 1)[where.scores]
+    return scores.softmax(2).transpose(2, 3).contiguous()
 
 
-def lookup_rows(
-    pairs: Int64[Tensor, "seed pair 2"], p: int
-) -> tuple[Int64[Tensor, "seed pair"], Int64[Tensor, "seed pair"]]:
-    """Rows of the pairs' operands in all seeds' tables one after the other."""
-    start = torch.arange(len(pairs), device=pairs.device)[:, None] * (2 * p + 1)
-    return pairs[:, :, 0] + start, pairs[:, :, 1] + p + start
+def receive(
+    made: Tables, where: Lookup, pattern: Float[Tensor, "seed pair head 3"]
+) -> Float[Tensor, "seed pair width"]:
+    """Add up what the pairs' rows send.
+
+    Args:
+        made: The tables.
+        where: Rows of the pairs.
+        pattern: Their attention.
+
+    Returns:
+        Neurons before the ReLU, and beside them the logits as far as the neurons do not make them.
+    """
+    received = functional.embedding_bag(
+        where.sent.flatten(0, 1),
+        made.sent.flatten(0, 2),
+        per_sample_weights=pattern.reshape(-1, where.sent.shape[2]),
+        mode="sum",
+    )
+    return received.view(*pattern.shape[:2], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,13 +294,14 @@ def forward(
         Logits (`=` included), neurons after the ReLU, and attention pattern of the next pairs.
     """
     made = tables(weights, n_heads)
-    first, second = lookup_rows(pairs, weights[EMBEDDING].shape[1] - 1)
+    where = lookup(pairs, weights[EMBEDDING].shape[1] - 1, n_heads)
+    n_neurons = made.out.shape[1]
     for start in range(0, pairs.shape[1], _PIECE):
-        some = slice(start, start + _PIECE)
-        piece = attend(made, first[:, some], second[:, some])
-        hidden = torch.baddbmm(made.into_bias[:, None], piece.mixed, made.into).relu_()
-        logits = torch.baddbmm(made.past_bias[:, None], piece.mixed, made.past)
-        yield logits.baddbmm_(hidden, made.out), hidden, piece.pattern
+        some = where.part(slice(start, start + _PIECE))
+        pattern = attend(made, some)
+        received = receive(made, some, pattern)
+        hidden = received[..., :n_neurons].relu_()
+        yield received[..., n_neurons:].baddbmm_(hidden, made.out), hidden, pattern
 
 
 def squared_weights(weights: Mapping[str, Tensor]) -> float:

@@ -1,7 +1,7 @@
 """Train networks on a task, with exact resume; one seed, or several side by side.
 
-1. Full batches, AdamW, cross-entropy in float64 (`loss`). Several seeds are one network with a
-   leading axis, so that they share every call.
+1. A step is `stepping`'s: full batches, AdamW, cross-entropy in float64. Several seeds share the
+   processor's threads, or on a GPU the same calls (`Training`).
 2. Test loss and accuracy are measured every `TEST_EVERY` steps. A checkpoint is kept where a
    measure has moved since the last one: dense where something happens, sparse where nothing does.
 3. Everything that the rest depends on (weights, optimizer, curves, what the last checkpoint was
@@ -13,28 +13,29 @@
 Sources: Nanda et al. 2023, arXiv 2301.05217; Liu et al. 2022, arXiv 2210.01117 (constrained norm);
 Lee et al. 2024, arXiv 2405.20233 (Grokfast-EMA).
 
-Units: losses in nats a pair. Limits: equal bits on one machine with one number of threads; seeds
-that are trained side by side go through batched products, whose rounding differs from that of a
-single one.
+Units: losses in nats a pair. Limits: equal bits on one machine with one number of threads for each
+seed; on a GPU, seeds side by side go through batched products, whose rounding differs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
+import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from workbench.core.engine import running
 from workbench.core.models import sources
-from workbench.core.modular import loss, network, run, tasks
+from workbench.core.modular import network, run, stepping, tasks
 from workbench.core.modular import recipe as recipes
 
 Stop = Literal["grokked", "settled", "never"]
@@ -46,6 +47,8 @@ SETTLED_SHARE, SETTLED_STEPS = 0.005, 2_000
 # accuracy, and the logarithm of the squared weights (`Curves.at`); or after so many steps.
 _MOVES = np.array([0.5, 0.25, 0.1, 0.04])
 _LONGEST_GAP = 1_000
+# Steps of several groups between two moments at which all stand at the same step.
+_STRIDE = 10
 # Wall time between two states on disk, between two looks at the curves, and between two reports.
 _SAVE_SECONDS, _LIVE_SECONDS, _REPORT_SECONDS = 15.0, 0.5, 0.1
 
@@ -134,7 +137,7 @@ def train_seeds(
             ]
             if group:
                 chosen = [(every[i], places[i], states[i]) for i in group]
-                _Training(chosen, recipe, stop, where).go(progress or running.no_progress)
+                Training(chosen, recipe, stop, where).go(progress or running.no_progress)
     return tuple(run.open_run(place) for place in places)
 
 
@@ -159,7 +162,7 @@ def _settled(state: run.State) -> bool:
     return bool(long_enough and abs(weights[-1] / weights[before] - 1) < SETTLED_SHARE)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Seed:
     """One of the networks that are trained side by side."""
 
@@ -168,8 +171,73 @@ class _Seed:
     state: run.State
 
 
-class _Training:
-    """The loop over networks that stand at the same step."""
+class _Group:
+    """Seeds whose networks are trained in the same calls."""
+
+    def __init__(
+        self, seeds: list[_Seed], recipe: recipes.Recipe, step: int, device: torch.device
+    ) -> None:
+        self.seeds, self.step = seeds, step
+        self._recipe, self._device = recipe, device
+        its_tasks, states = [seed.task for seed in seeds], [seed.state for seed in seeds]
+        self._networks = stepping.Networks(its_tasks, states, recipe, step, device)
+
+    def advance(self) -> None:
+        """Take a step, and test where it is time."""
+        if not self.step:
+            self._measure()
+        for seed, value in zip(self.seeds, self._networks.take_step(self.step), strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the training loss of {seed.task.name} is {value} at step {self.step}: it has "
+                    "diverged; lower the learning rate or the initial scale"
+                )
+            seed.state.curves.add_train(value)
+        self.step += 1
+        if self.step % TEST_EVERY == 0 or self.step == self._recipe.steps:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Test every seed, and keep a checkpoint of those that have moved."""
+        for i, (test_loss, accuracy) in enumerate(self._networks.test()):
+            seed, weights = self.seeds[i], self._networks.weights(i)
+            seed.state.step = self.step
+            squares = network.squared_weights(weights)
+            seed.state.curves.add_test(self.step, test_loss, accuracy, squares)
+            if seed.state.checkpoint_due(_MOVES, _LONGEST_GAP) or self.step == self._recipe.steps:
+                run.write_checkpoint(seed.folder, self.step, weights)
+                seed.state.remember_checkpoint()
+
+    def still_training(self, stop: Stop) -> list[_Group]:
+        """The group, without the seeds that have ended, which are saved; none if all have."""
+        ended = [seed for seed in self.seeds if _reached(seed.state, stop)]
+        if not ended:
+            return [self]
+        self.save()
+        for seed in ended:
+            run.write_checkpoint(seed.folder, self.step, seed.state.weights)
+        others = [seed for seed in self.seeds if seed not in ended]
+        return [_Group(others, self._recipe, self.step, self._device)] if others else []
+
+    def save(self) -> None:
+        """Write everything that going on depends on."""
+        for i, seed in enumerate(self.seeds):
+            seed.state.step = self.step
+            self._networks.store(i, seed.state)
+            run.write_state(seed.folder, seed.state)
+
+
+# Brings groups to a step that all of them have before them.
+_Advance = Callable[[Sequence[_Group], int], None]
+
+
+class Training:
+    """The loop over networks that stand at the same step.
+
+    On a GPU all of them are one network with a leading axis, which takes hardly longer than one of
+    them. On a CPU each goes through its own calls, as many at a time as there are threads: that
+    uses the processor better than splitting each small call among them.
+    """
 
     def __init__(
         self,
@@ -178,203 +246,141 @@ class _Training:
         stop: Stop,
         device: torch.device,
     ) -> None:
-        self._recipe, self._device = recipe, device
+        """Load the networks.
+
+        Args:
+            chosen: Tasks, their folders, and where each stands; None before its first step.
+            recipe: How they are trained.
+            stop: When each ends.
+            device: Where they are trained.
+        """
+        self._recipe = recipe
         self._stop: Stop = stop
-        self._seeds = [
+        seeds = [
             _Seed(task, folder, state or run.State.start(task, recipe))
             for task, folder, state in chosen
         ]
-        self.step = self._seeds[0].state.step
-        self._load()
+        self.step = seeds[0].state.step
+        together = [[seed] for seed in seeds] if device.type == "cpu" else [seeds]
+        self._groups = [_Group(group, recipe, self.step, device) for group in together]
 
-    def _load(self) -> None:
-        """Put the seeds' states side by side on the device."""
-        states = [seed.state for seed in self._seeds]
-
-        def side_by_side(kind: str) -> network.Weights:
-            made = network.stacked([getattr(state, kind) for state in states])
-            return {name: value.to(self._device) for name, value in made.items()}
-
-        self._weights = side_by_side("weights")
-        self._trained = sorted(name for name in self._weights if name not in network.FROZEN)
-        for name in self._trained:
-            self._weights[name].requires_grad_(True)
-        parameters = [self._weights[name] for name in self._trained]
-        self._optimizer = torch.optim.AdamW(
-            parameters,
-            lr=self._recipe.learning_rate,
-            weight_decay=self._recipe.weight_decay,
-            betas=(self._recipe.beta1, self._recipe.beta2),
-            fused=True,
-        )
-        first, second = side_by_side("first_moments"), side_by_side("second_moments")
-        for name, parameter in zip(self._trained, parameters, strict=True):
-            self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.step), device=self._device),
-                "exp_avg": first[name],
-                "exp_avg_sq": second[name],
-            }
-        self._slow = side_by_side("slow_gradients")
-        self._norms = [math.sqrt(state.initial_squared_weights) for state in states]
-        self._batch, self._tests = self._pairs()
-
-    def _pairs(self) -> tuple[loss.Batch, tuple[Tensor, Tensor]]:
-        """The training batch of all seeds, and the pairs and answers to test with."""
-        taught: list[tuple[Tensor, Tensor]] = []
-        held_out: list[tuple[Tensor, Tensor]] = []
-        for seed in self._seeds:
-            pairs, (train, test) = seed.task.pairs(), seed.task.split()
-            taught.append((pairs[train], seed.task.labels()[train]))
-            held_out.append((pairs[test], seed.task.answers()[test]))
-        pairs, labels = (torch.stack(kind).to(self._device) for kind in zip(*taught, strict=True))
-        tests = tuple(torch.stack(kind).to(self._device) for kind in zip(*held_out, strict=True))
-        batch = loss.Batch(*network.lookup_rows(pairs, self._seeds[0].task.p), labels)
-        return batch, (tests[0], tests[1])
+    @property
+    def seeds(self) -> list[_Seed]:
+        """Those that have not ended."""
+        return [seed for group in self._groups for seed in group.seeds]
 
     def go(self, progress: running.Progress) -> None:
         """Train until every seed has ended.
 
         Whatever `progress` raises ends the training, with everything up to there kept. What ends it
         in the middle of a step leaves the state that was last kept.
+
+        Args:
+            progress: Told the fraction done and what is going on.
+
+        Raises:
+            TrainingError: If the loss is no longer a number.
         """
         last = self._recipe.steps
         saved = shown = reported = time.monotonic()
         between_steps = False
-        try:
-            if not self.step:
-                self._measure()
-            while self._seeds and self.step < last:
-                between_steps = False
-                self._take_step()
-                if self.step % TEST_EVERY == 0 or self.step == last:
-                    self._measure()
-                    self._let_go()
-                between_steps = True
-                now = time.monotonic()
-                if now - saved >= _SAVE_SECONDS:
+        with _workers(len(self._groups)) as advance:
+            try:
+                while self._groups and self.step < last:
+                    between_steps = False
+                    self.advance(advance)
+                    between_steps = True
+                    now = time.monotonic()
+                    if now - saved >= _SAVE_SECONDS:
+                        self._save()
+                        saved = shown = now
+                    elif now - shown >= _LIVE_SECONDS:
+                        self._show()
+                        shown = now
+                    if now - reported >= _REPORT_SECONDS and self._groups:
+                        progress(self.step / last, self._note())
+                        reported = now
+            finally:
+                if between_steps:
                     self._save()
-                    saved = shown = now
-                elif now - shown >= _LIVE_SECONDS:
-                    self._show()
-                    shown = now
-                if now - reported >= _REPORT_SECONDS and self._seeds:
-                    progress(self.step / last, self._note())
-                    reported = now
-        finally:
-            if between_steps:
-                self._save()
+
+    def advance(self, advance: _Advance) -> None:
+        """Take a step, or a few where there are several groups, and let those go that have ended.
+
+        Args:
+            advance: Brings the groups to a step.
+
+        Raises:
+            TrainingError: If the loss is no longer a number.
+        """
+        stride = _STRIDE if len(self._groups) > 1 else 1
+        until_test = TEST_EVERY - self.step % TEST_EVERY
+        target = min(self.step + min(stride, until_test), self._recipe.steps)
+        advance(self._groups, target)
+        self.step = target
+        if self.step % TEST_EVERY == 0:
+            left = [group.still_training(self._stop) for group in self._groups]
+            self._groups = [group for groups in left for group in groups]
 
     def _note(self) -> str:
-        curves = self._seeds[0].state.curves
-        more = f" ({len(self._seeds)} seeds)" if len(self._seeds) > 1 else ""
+        seeds = self.seeds
+        curves = seeds[0].state.curves
+        more = f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
         return (
             f"step {self.step:,}{more}: train {curves.train_loss[-1]:.2g}, "
             f"test {curves.test_loss[-1]:.2g}"
         )
 
-    def _take_step(self) -> None:
-        recipe = self._recipe
-        rate = recipe.learning_rate
-        if self.step < recipe.warm_up:
-            rate *= self.step / recipe.warm_up
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.zero_grad()
-        dtype = torch.float32 if recipe.precision == "float32" else torch.bfloat16
-        made = network.tables(self._weights, recipe.n_heads)
-        losses = loss.mean_losses(made, self._batch, dtype)
-        # Each seed has its own weights: the gradient of the sum is each one's own.
-        losses.sum().backward()
-        if recipe.grokfast_lambda:
-            self._amplify_slow_gradients()
-        self._optimizer.step()
-        if recipe.constrain_norm:
-            self._restore_norms()
-        for seed, value in zip(self._seeds, losses.detach().tolist(), strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the training loss of {seed.task.name} is {value} at step {self.step}: it has "
-                    "diverged; lower the learning rate or the initial scale"
-                )
-            seed.state.curves.add_train(value)
-        self.step += 1
-
-    def _amplify_slow_gradients(self) -> None:
-        alpha = self._recipe.grokfast_alpha
-        for name in self._trained:
-            gradient = self._weights[name].grad
-            assert gradient is not None
-            slow = self._slow[name].mul_(alpha).add_(gradient, alpha=1 - alpha)
-            gradient.add_(slow, alpha=self._recipe.grokfast_lambda)
-
-    @torch.no_grad()
-    def _restore_norms(self) -> None:
-        squares = sum(self._weights[name].square().flatten(1).sum(1) for name in self._trained)
-        target = torch.tensor(self._norms, device=self._device)
-        factors = target / torch.as_tensor(squares).sqrt()
-        for name in self._trained:
-            weight = self._weights[name]
-            weight.mul_(factors.view(-1, *[1] * (weight.dim() - 1)))
-
-    @torch.inference_mode()
-    def _measure(self) -> None:
-        """Test every seed, and keep a checkpoint of those that have moved."""
-        pairs, answers = self._tests
-        losses = torch.zeros(len(self._seeds), dtype=torch.float64, device=self._device)
-        correct = torch.zeros_like(losses)
-        start = 0
-        for logits, _, _ in network.forward(self._weights, pairs, self._recipe.n_heads):
-            wanted = answers[:, start : start + logits.shape[1]]
-            start += logits.shape[1]
-            flat = torch.nn.functional.cross_entropy(
-                logits.double().flatten(0, 1), wanted.flatten(), reduction="none"
-            )
-            losses += flat.view(wanted.shape).sum(1)
-            correct += (logits.argmax(2) == wanted).sum(1)
-        tested = torch.stack([losses, correct]).cpu().numpy() / pairs.shape[1]
-        for i, seed in enumerate(self._seeds):
-            weights = self._of_seed(self._weights, i)
-            seed.state.step = self.step
-            curves = seed.state.curves
-            test_loss, accuracy = tested[:, i].tolist()
-            curves.add_test(self.step, test_loss, accuracy, network.squared_weights(weights))
-            if seed.state.checkpoint_due(_MOVES, _LONGEST_GAP) or self.step == self._recipe.steps:
-                run.write_checkpoint(seed.folder, self.step, weights)
-                seed.state.remember_checkpoint()
-
-    def _let_go(self) -> None:
-        """Save the seeds that have ended, and go on with the others."""
-        ended = [i for i, seed in enumerate(self._seeds) if _reached(seed.state, self._stop)]
-        if not ended:
-            return
-        self._save()
-        for i in ended:
-            seed = self._seeds[i]
-            run.write_checkpoint(seed.folder, self.step, seed.state.weights)
-        self._seeds = [seed for i, seed in enumerate(self._seeds) if i not in ended]
-        if self._seeds:
-            self._load()
-
-    def _of_seed(self, every: network.Weights, i: int) -> network.Weights:
-        return {name: value[i].detach().cpu().contiguous() for name, value in every.items()}
-
     def _save(self) -> None:
-        moments = {
-            name: (found["exp_avg"], found["exp_avg_sq"])
-            for name in self._trained
-            if (found := self._optimizer.state[self._weights[name]])
-        }
-        for i, seed in enumerate(self._seeds):
-            state = seed.state
-            state.step = self.step
-            state.weights = self._of_seed(self._weights, i)
-            state.first_moments = self._of_seed({n: m[0] for n, m in moments.items()}, i)
-            state.second_moments = self._of_seed({n: m[1] for n, m in moments.items()}, i)
-            state.slow_gradients = self._of_seed(self._slow, i)
-            run.write_state(seed.folder, state)
+        for group in self._groups:
+            group.save()
 
     def _show(self) -> None:
-        for seed in self._seeds:
+        for seed in self.seeds:
             run.write_live(seed.folder, seed.state.curves)
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Generator[_Advance]:
+    """Share torch's threads out among several groups; each group's steps follow one another."""
+    threads = torch.get_num_threads()
+    workers = min(threads, count)
+    if workers == 1:
+        yield _one_after_the_other
+        return
+    # Torch counts threads for each thread that calls it, its matrix products for all of them.
+    share = threads // workers
+    torch.set_num_threads(share)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
+
+    def advance(groups: Sequence[_Group], step: int) -> None:
+        waiting: queue.SimpleQueue[_Group] = queue.SimpleQueue()
+        for group in groups:
+            waiting.put(group)
+        for ended in [pool.submit(_take_turns, waiting, step) for _ in range(workers)]:
+            ended.result()
+
+    try:
+        yield advance
+    finally:
+        pool.shutdown()
+        torch.set_num_threads(threads)
+
+
+def _one_after_the_other(groups: Sequence[_Group], step: int) -> None:
+    for group in groups:
+        while group.step < step:
+            group.advance()
+
+
+def _take_turns(waiting: queue.SimpleQueue[_Group], step: int) -> None:
+    """Advance whichever group waits longest by one step, so that all workers end together."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            group = waiting.get_nowait()
+            group.advance()
+            if group.step < step:
+                waiting.put(group)
 
 
 def checkpoints_evenly(found: run.TrainingRun, count: int) -> tuple[int, ...]:
