@@ -5,8 +5,10 @@
 2. A training runs as a job (`jobs`) in a process of its own (`training_process`): it goes on when
    the page is left, and drawing does not slow it. What is watched is what lies in its folder,
    whoever trains in it.
-3. While it goes on, its curves are drawn twice a second. Its newest checkpoint is measured in a
-   thread, at most every ten seconds, and so seldom that measuring takes a small share of the time.
+3. While it goes on, its losses are said twice a second, and its curves drawn every three seconds: a
+   browser on the same machine takes ten times as long to draw as to say. Its newest checkpoint is
+   measured in a thread, at most every ten seconds, and so seldom that measuring takes a small share
+   of the time.
 
 Limits: a training saves and ends with the server that runs it; it can be resumed from there.
 """
@@ -36,11 +38,12 @@ STOPS: dict[training.Stop, str] = {
 }
 # Quick, and shows everything.
 _SUGGESTED = tasks.Task(p=59, fraction=0.5)
-_INTERVAL = 0.5
+# Seconds between two times that a training's losses are said, and that its curves are drawn.
+_SAID, _DRAWN = 0.5, 3.0
 # Widgets of the page whose values belong to one run.
 _OF_A_RUN = ("step", "tested", "neuron", "answer")
 # Measuring takes at most one second in so many, and starts at most every so many seconds.
-_SHARE, _LEAST_PAUSE = 25, 10.0
+_SHARE, _LEAST_PAUSE = 50, 10.0
 
 Measure = Callable[[run.TrainingRun, int], Any]
 
@@ -222,7 +225,7 @@ def offer_more(found: run.TrainingRun) -> None:
 
 
 def watch(name: str, measure: Measure, draw: Callable[[run.TrainingRun, list[Any]], None]) -> None:
-    """Show a run that is being trained, twice a second; the page is drawn anew when it ends.
+    """Show a run that is being trained as it goes on; the page is drawn anew when it ends.
 
     Args:
         name: What `pick` returned.
@@ -233,9 +236,9 @@ def watch(name: str, measure: Measure, draw: Callable[[run.TrainingRun, list[Any
     if job is not None:
         jobs.job_panel(job)
     else:
-        st.caption("Another process trains this run; it is shown as it goes on.")
+        _follow_other(_folder(name))
 
-    @st.fragment(run_every=_INTERVAL)
+    @st.fragment(run_every=_DRAWN)
     def panel() -> None:
         if not is_running(name):
             st.rerun()
@@ -248,6 +251,13 @@ def watch(name: str, measure: Measure, draw: Callable[[run.TrainingRun, list[Any
             draw(found, seen.rows())
 
     panel()
+
+
+@st.fragment(run_every=_SAID)
+def _follow_other(folder: Path) -> None:
+    """Say how far a run is that another process trains."""
+    so_far = f": {run.open_run(folder).curves.note()}" if (folder / "run.json").is_file() else ""
+    st.caption(f"Another process trains this run{so_far}")
 
 
 class Measured:

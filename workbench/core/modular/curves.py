@@ -77,6 +77,12 @@ class Curves:
             1,
         )
 
+    def note(self) -> str:
+        """Where the training stands, in a few words."""
+        tested = f", test {self.test_loss[-1]:.2g}" if self.test_loss else ""
+        trained = f": train {self.train_loss[-1]:.2g}{tested}" if self.train_loss else ""
+        return f"step {len(self.train_loss):,}{trained}"
+
     def last(self) -> Float[np.ndarray, " 4"]:
         """Where the training stands, in the quantities of `at`."""
         tiny = np.finfo(float).tiny

@@ -324,12 +324,8 @@ class Training:
 
     def _note(self) -> str:
         seeds = self.seeds
-        curves = seeds[0].state.curves
-        more = f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
-        return (
-            f"step {self.step:,}{more}: train {curves.train_loss[-1]:.2g}, "
-            f"test {curves.test_loss[-1]:.2g}"
-        )
+        more = f"{len(seeds)} seeds, the first at " if len(seeds) > 1 else ""
+        return more + seeds[0].state.curves.note()
 
     def _save(self) -> None:
         for group in self._groups:
