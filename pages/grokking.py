@@ -30,6 +30,8 @@ OTHER_PAGES = sorted(path for path in Path(__file__).parent.glob("*.py") if path
 # Seconds of the tests of the waves for a million numbers in the table of all logits.
 FOURIER_SECONDS = 20.0
 DROPS_SECONDS = 3.0
+# Share of the logits' variance from which on key frequencies are named while a network is trained.
+CLEAR = 0.5
 DROPS_CODE = (
     "made = run.curves.arrays()",
     "curve = grokking.Curve(",
@@ -59,7 +61,9 @@ def show_live(run: grokking.TrainingRun, measured: list[Any]) -> None:
     draw(pictures.progress(run.curves, measured), key="live")
     if measured:
         newest: tracking.ProgressMeasures = measured[-1]
-        keys = ", ".join(map(str, newest.keys)) or "none"
+        # Before there is a circuit, any frequency may stand out a little.
+        clear = newest.logit_explained[-1] >= CLEAR
+        keys = ", ".join(map(str, newest.keys)) if clear else "none that explains the logits yet"
         st.caption(
             f"Measured last at step {newest.steps[-1]:,}, key frequencies there: {keys}. Each "
             "point goes by the key frequencies of its own checkpoint; once the run has ended, all "

@@ -69,7 +69,9 @@ def pick() -> str:
     def label(name: str) -> str:
         if name in stored:
             return f"{stored[name].name}, {stored[name].recipe.name} ({name})"
-        return {BUNDLED: f"{BUNDLED}, bundled", NEW: "New training"}.get(name, name)
+        begun = jobs.manager().find(_key(name))
+        plain = {BUNDLED: f"{BUNDLED}, bundled", NEW: "New training"}
+        return plain.get(name, name if begun is None else f"{begun.label} ({name})")
 
     def follow() -> None:
         # What these say is about the run before.
