@@ -30,6 +30,8 @@ OTHER_PAGES = sorted(path for path in Path(__file__).parent.glob("*.py") if path
 # Seconds of the tests of the waves for a million numbers in the table of all logits.
 FOURIER_SECONDS = 20.0
 DROPS_SECONDS = 3.0
+# Seconds between two looks for new checkpoints of a run that is being trained.
+LOOK_AGAIN = 30.0
 # Share of the logits' variance from which on key frequencies are named while a network is trained.
 CLEAR = 0.5
 DROPS_CODE = (
@@ -259,20 +261,26 @@ def choose_step(label: str, run: grokking.TrainingRun, key: str) -> int:
     return step
 
 
-def show_checkpoints(run: grokking.TrainingRun) -> None:
-    """The slider and what follows it; only this part of the page is drawn anew when it moves."""
+def show_checkpoints(known: grokking.TrainingRun, *, live: bool = False) -> None:
+    """The slider and what follows it; only this part of the page is drawn anew when it moves.
+
+    Args:
+        known: A run.
+        live: Whether it is being trained, so that there are more checkpoints now and then.
+    """
     st.header("3. Inside a checkpoint: which waves does it compute with?")
-    if theory.cyclic(run.task) is None:
+    if theory.cyclic(known.task) is None:
         st.info(
             escaping.markdown(
-                f"{theory.why_not(run.task)} The pictures are in the order of the residues, and "
+                f"{theory.why_not(known.task)} The pictures are in the order of the residues, and "
                 "of their waves: a network that does not use waves shows none."
             )
         )
-    mark = run.fingerprint
 
-    @st.fragment
+    @st.fragment(run_every=LOOK_AGAIN if live else None)
     def panel() -> None:
+        run = grokking.open_run(known.folder) if live else known
+        mark = run.fingerprint
         step = choose_step("Checkpoint (step)", run, "step")
 
         def show_picture(kind: str, choice: int | None = None) -> None:
@@ -563,8 +571,9 @@ if picked == trainings.NEW:
 else:
     opened = trainings.opened(picked)
     if trainings.is_running(picked):
-        trainings.watch(picked, measure, show_live)
-        if opened is not None and opened.steps:
-            show_checkpoints(opened)
+        began = opened is not None and bool(opened.steps)
+        trainings.watch(picked, measure, show_live, began=began)
+        if opened is not None and began:
+            show_checkpoints(opened, live=True)
     elif opened is not None:
         show(opened, picked)

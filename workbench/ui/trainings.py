@@ -43,7 +43,7 @@ _SAID, _DRAWN = 0.5, 3.0
 # Widgets of the page whose values belong to one run.
 _OF_A_RUN = ("step", "tested", "neuron", "answer")
 # Measuring takes at most one second in so many, and starts at most every so many seconds.
-_SHARE, _LEAST_PAUSE = 50, 10.0
+_SHARE, _LEAST_PAUSE = 25, 10.0
 
 Measure = Callable[[run.TrainingRun, int], Any]
 
@@ -226,13 +226,22 @@ def offer_more(found: run.TrainingRun) -> None:
         begin(found.task, found.recipe, stop=stop)
 
 
-def watch(name: str, measure: Measure, draw: Callable[[run.TrainingRun, list[Any]], None]) -> None:
-    """Show a run that is being trained as it goes on; the page is drawn anew when it ends.
+def watch(
+    name: str,
+    measure: Measure,
+    draw: Callable[[run.TrainingRun, list[Any]], None],
+    *,
+    began: bool,
+) -> None:
+    """Show a run that is being trained as it goes on.
+
+    The page is drawn anew when the training ends, and when it has its first checkpoint.
 
     Args:
         name: What `pick` returned.
         measure: Measures one checkpoint; runs in a thread, never calls Streamlit.
         draw: Draws the run with what was measured of its checkpoints, by step.
+        began: Whether the page knows of a checkpoint.
     """
     job = jobs.manager().find(_key(name))
     if job is not None:
@@ -247,6 +256,8 @@ def watch(name: str, measure: Measure, draw: Callable[[run.TrainingRun, list[Any
         if not (_folder(name) / "run.json").is_file():
             return
         found = run.open_run(_folder(name))
+        if found.steps and not began:
+            st.rerun()
         seen = _measured(str(found.folder))
         seen.look(found, measure)
         if found.step:
@@ -293,15 +304,16 @@ class Measured:
         threading.Thread(target=self._measure, args=arguments, daemon=True).start()
 
     def _measure(self, found: run.TrainingRun, step: int, measure: Measure) -> None:
-        started = time.monotonic()
+        # Time of this thread's own: on a busy machine the clock runs on while it waits.
+        started = time.thread_time()
         try:
             row = measure(found, step)
             with self._lock:
                 self._rows[step] = row
         finally:
-            ended = time.monotonic()
+            taken = time.thread_time() - started
             with self._lock:
-                self._next = ended + max(_LEAST_PAUSE, _SHARE * (ended - started))
+                self._next = time.monotonic() + max(_LEAST_PAUSE, _SHARE * taken)
                 self._busy = False
 
 
