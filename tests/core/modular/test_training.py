@@ -160,6 +160,34 @@ def test_seeds_side_by_side_end_in_the_bits_that_each_ends_in_alone(
         torch.set_num_threads(before)
 
 
+def test_a_seed_that_has_ended_leaves_its_threads_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[run.State] = []
+
+    def reached(state: run.State, stop: training.Stop) -> bool:
+        if not ended:
+            ended.append(state)
+        return state is ended[0]
+
+    shared: list[int] = []
+    workers = training._workers
+
+    def noted(count: int) -> Any:
+        shared.append(count)
+        return workers(count)
+
+    monkeypatch.setattr(training, "_reached", reached)
+    monkeypatch.setattr(training, "_workers", noted)
+    every = [tasks.Task(p=7, fraction=0.5, seed=seed) for seed in (0, 1, 2)]
+    folders = [tmp_path / str(task.seed) for task in every]
+    found = training.train_seeds(every, TINY, folders=folders)
+    assert [each.step for each in found] == [50, 120, 120]
+    assert shared == [3, 2]
+    for each in found:
+        assert each.steps[-1] == each.step == len(each.curves.train_loss)
+
+
 def test_networks_in_the_same_calls_learn_what_each_learns_alone() -> None:
     # As on a GPU, where all seeds are one network with a leading axis.
     every = [tasks.Task(p=7, fraction=0.5, seed=seed) for seed in (0, 1, 2)]

@@ -281,14 +281,11 @@ class Training:
         Raises:
             TrainingError: If the loss is no longer a number.
         """
-        last = self._recipe.steps
         saved = shown = reported = time.monotonic()
         between_steps = False
-        with _workers(len(self._groups)) as advance:
-            try:
-                while self._groups and self.step < last:
-                    between_steps = False
-                    self.advance(advance)
+        try:
+            with contextlib.closing(self._rounds()) as rounds:
+                for _ in rounds:
                     between_steps = True
                     now = time.monotonic()
                     if now - saved >= _SAVE_SECONDS:
@@ -298,11 +295,23 @@ class Training:
                         self._show()
                         shown = now
                     if now - reported >= _REPORT_SECONDS and self._groups:
-                        progress(self.step / last, self._note())
+                        progress(self.step / self._recipe.steps, self._note())
                         reported = now
-            finally:
-                if between_steps:
-                    self._save()
+                    between_steps = False
+            between_steps = True
+        finally:
+            if between_steps:
+                self._save()
+
+    def _rounds(self) -> Generator[int]:
+        """Advance until every seed has ended, and give the step each time that all stand at it."""
+        while self._groups and self.step < self._recipe.steps:
+            count = len(self._groups)
+            # Those that are left share all threads.
+            with _workers(count) as advance:
+                while len(self._groups) == count and self.step < self._recipe.steps:
+                    self.advance(advance)
+                    yield self.step
 
     def advance(self, advance: _Advance) -> None:
         """Take a step, or a few where there are several groups, and let those go that have ended.
