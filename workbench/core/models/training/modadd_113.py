@@ -22,8 +22,8 @@ arithmetic only. Sums in another order drift apart while nothing but rounding mo
 training had the same key frequencies and each end of a phase within its interval here, with test
 loss below .1 from step 5,098 on instead of 5,408.
 
-Run: `python -m workbench.core.models.training.modadd_113` (about half an hour; it can be interrupted
-and goes on where it was)
+Run: `python -m workbench.core.models.training.modadd_113` (about half an hour; it can be
+interrupted and goes on where it was)
 """
 
 from __future__ import annotations
