@@ -65,7 +65,8 @@ def show_live(run: grokking.TrainingRun, measured: list[Any]) -> None:
         newest: tracking.ProgressMeasures = measured[-1]
         # Before there is a circuit, any frequency may stand out a little.
         clear = newest.logit_explained[-1] >= CLEAR
-        keys = ", ".join(map(str, newest.keys)) if clear else "none that explains the logits yet"
+        unclear = "none that explains the logits yet" if newest.keys else "none"
+        keys = ", ".join(map(str, newest.keys)) if clear else unclear
         st.caption(
             f"Measured last at step {newest.steps[-1]:,}, key frequencies there: {keys}. Each "
             "point goes by the key frequencies of its own checkpoint; once the run has ended, all "

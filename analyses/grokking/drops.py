@@ -657,6 +657,5 @@ def _smooth_between(
             smooth[inside] = np.interp(at[inside], steps[stretch], q @ (q.T @ y[stretch]))
         first = next((jump.end for jump in jumps if jump.start + 1 == stop), stop)
     off = np.abs(np.log10(curve.values) - smooth)
-    return smooth, float(drop_scan.MAD * np.nanmedian(off)) if np.isfinite(off).any() else float(
-        "nan"
-    )
+    typical = np.nanmedian(off) if np.isfinite(off).any() else np.nan
+    return smooth, float(drop_scan.MAD * typical)

@@ -96,9 +96,9 @@ class Ours:
 
     def take(self, steps: int) -> None:
         target = self.loop.step + steps
-        with training._workers(len(self._every)) as advance:
+        with training._workers(len(self._every)) as work:
             while self.loop.step < target:
-                self.loop.advance(advance)
+                self.loop.advance(work)
 
     @property
     def curves(self) -> run.Curves:

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -263,8 +264,8 @@ def compare(
 def main(chosen: list[str]) -> None:
     """Print the rows whose names hold any of the given texts, or all."""
     warnings.simplefilter("ignore")
-    # Without its progress bars; it declares none, so that plain assignment is a type error.
-    setattr(transformer_lens.patching, "tqdm", lambda iterable, **_: iterable)  # noqa: B010 - see above
+    # Without its progress bars.
+    mock.patch.object(transformer_lens.patching, "tqdm", lambda iterable, **_: iterable).start()
     for (case, table), maker in ROWS.items():
         name = f"{case}, {table}"
         if chosen and not any(text in name for text in chosen):

@@ -6,7 +6,7 @@
    the page is left, and drawing does not slow it. What is watched is what lies in its folder,
    whoever trains in it.
 3. While it goes on, its losses are said twice a second, and its curves drawn every three seconds: a
-   browser on the same machine takes ten times as long to draw as to say. Its newest checkpoint is
+   browser on the same machine takes three times as long to draw as to say. Its newest checkpoint is
    measured in a thread, at most every ten seconds, and so seldom that measuring takes a small share
    of the time.
 

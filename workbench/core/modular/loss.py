@@ -43,7 +43,9 @@ class Batch:
         pieces: Which pairs go together, and which row goes with which of them.
         users: The other way round: for one row after the other, the entries of all attention
             patterns that weigh it.
-        uses: How many these are.
+        using: Pairs of these.
+        uses: How many they are for each row.
+        starts: Where those of each row begin.
         wanted: Room for the gradients of what all pairs receive.
     """
 
@@ -51,7 +53,9 @@ class Batch:
     where: network.Lookup
     pieces: tuple[tuple[slice, Tensor], ...]
     users: Int64[Tensor, " entry"]
+    using: Int64[Tensor, " entry"]
     uses: Int64[Tensor, " row"]
+    starts: Int64[Tensor, " row"]
     wanted: Float[Tensor, "seed pair width"]
 
 
@@ -82,13 +86,16 @@ def batch(
     ends = [count * piece // pieces for piece in range(pieces + 1)]
     parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
     senders = where.sent.flatten()
+    users = senders.sort(stable=True).indices
     uses = torch.bincount(senders, minlength=n_rows)
     return Batch(
         labels,
         where,
         tuple((some, _entries(where.part(some).sent, n_rows)) for some in parts),
-        users=senders.sort(stable=True).indices,
+        users=users,
+        using=users // where.sent.shape[2],
         uses=uses,
+        starts=uses.cumsum(0) - uses,
         wanted=torch.empty(seeds, count, n_neurons + p + 1, device=labels.device),
     )
 
@@ -202,12 +209,11 @@ def _of_senders(
     some: Batch, pattern: Float[Tensor, "seed pair head 3"]
 ) -> Float[Tensor, "row width"]:
     """Sums, for each row that is sent, of what the pairs want that looked it up."""
-    weights = pattern.flatten()[some.users]
     return functional.embedding_bag(
-        some.users // some.where.sent.shape[2],
+        some.using,
         some.wanted.flatten(0, 1),
-        some.uses.cumsum(0) - some.uses,
-        per_sample_weights=weights,
+        some.starts,
+        per_sample_weights=pattern.flatten()[some.users],
         mode="sum",
     )
 

@@ -227,8 +227,8 @@ class _Group:
             run.write_state(seed.folder, seed.state)
 
 
-# Brings groups to a step that all of them have before them.
-_Advance = Callable[[Sequence[_Group], int], None]
+# Takes turns with groups that wait, until each stands at a step.
+_Work = Callable[["queue.SimpleQueue[_Group]", int], None]
 
 
 class Training:
@@ -308,16 +308,16 @@ class Training:
         while self._groups and self.step < self._recipe.steps:
             count = len(self._groups)
             # Those that are left share all threads.
-            with _workers(count) as advance:
+            with _workers(count) as work:
                 while len(self._groups) == count and self.step < self._recipe.steps:
-                    self.advance(advance)
+                    self.advance(work)
                     yield self.step
 
-    def advance(self, advance: _Advance) -> None:
+    def advance(self, work: _Work) -> None:
         """Take a step, or a few where there are several groups, and let those go that have ended.
 
         Args:
-            advance: Brings the groups to a step.
+            work: Takes turns with the groups.
 
         Raises:
             TrainingError: If the loss is no longer a number.
@@ -325,7 +325,10 @@ class Training:
         stride = _STRIDE if len(self._groups) > 1 else 1
         until_test = TEST_EVERY - self.step % TEST_EVERY
         target = min(self.step + min(stride, until_test), self._recipe.steps)
-        advance(self._groups, target)
+        waiting: queue.SimpleQueue[_Group] = queue.SimpleQueue()
+        for group in self._groups:
+            waiting.put(group)
+        work(waiting, target)
         self.step = target
         if self.step % TEST_EVERY == 0:
             left = [group.still_training(self._stop) for group in self._groups]
@@ -346,36 +349,27 @@ class Training:
 
 
 @contextlib.contextmanager
-def _workers(count: int) -> Generator[_Advance]:
+def _workers(count: int) -> Generator[_Work]:
     """Share torch's threads out among several groups; each group's steps follow one another."""
     threads = torch.get_num_threads()
     workers = min(threads, count)
     if workers == 1:
-        yield _one_after_the_other
+        yield _take_turns
         return
     # Torch counts threads for each thread that calls it, its matrix products for all of them.
     share = threads // workers
     torch.set_num_threads(share)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
 
-    def advance(groups: Sequence[_Group], step: int) -> None:
-        waiting: queue.SimpleQueue[_Group] = queue.SimpleQueue()
-        for group in groups:
-            waiting.put(group)
+    def work(waiting: queue.SimpleQueue[_Group], step: int) -> None:
         for ended in [pool.submit(_take_turns, waiting, step) for _ in range(workers)]:
             ended.result()
 
     try:
-        yield advance
+        yield work
     finally:
         pool.shutdown()
         torch.set_num_threads(threads)
-
-
-def _one_after_the_other(groups: Sequence[_Group], step: int) -> None:
-    for group in groups:
-        while group.step < step:
-            group.advance()
 
 
 def _take_turns(waiting: queue.SimpleQueue[_Group], step: int) -> None:
