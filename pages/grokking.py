@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from analyses import grokking
 from analyses.grokking import changes, circuit, curves, drops, pictures, tracking
@@ -32,6 +33,7 @@ FOURIER_SECONDS = 20.0
 DROPS_SECONDS = 3.0
 # Seconds between two looks for new checkpoints of a run that is being trained.
 LOOK_AGAIN = 30.0
+LOOK_INSIDE = "Look inside its checkpoints meanwhile (drawing them slows the training)"
 # Share of the logits' variance from which on key frequencies are named while a network is trained.
 CLEAR = 0.5
 DROPS_CODE = (
@@ -74,20 +76,24 @@ def show_live(run: grokking.TrainingRun, measured: list[Any]) -> None:
         )
 
 
-def show(run: grokking.TrainingRun, name: str) -> None:
-    """Everything about a run that nobody trains."""
-    st.header("1. Training: when does it generalise?")
-    say(run.summary())
-    if run.step:
-        draw(pictures.progress(run.curves))
-    trainings.offer_more(run)
+def show(run: grokking.TrainingRun, name: str, places: Sequence[DeltaGenerator]) -> None:
+    """Everything about a run that nobody trains; the first three sections at their places."""
+    training, progress, inside = places
+    with training:
+        st.header("1. Training: when does it generalise?")
+        say(run.summary())
+        if run.step:
+            draw(pictures.progress(run.curves))
+        trainings.offer_more(run)
     if not run.steps:
         return
-    st.header("2. Progress: what forms before it shows?")
-    measures = measured_at_all(run)
-    if measures is not None:
-        show_measures(measures, name)
-    show_checkpoints(run)
+    with progress:
+        st.header("2. Progress: what forms before it shows?")
+        measures = measured_at_all(run)
+        if measures is not None:
+            show_measures(measures, name)
+    with inside:
+        show_checkpoints(run)
     lines = show_circuit(run, name) + show_drops(run, name)
     compare(run, name)
     st.subheader("The code that reproduces it")
@@ -571,10 +577,16 @@ if picked == trainings.NEW:
     trainings.start()
 else:
     opened = trainings.opened(picked)
+    # Always there, so that what is inside stays in its place while the page around it changes: a
+    # fragment in another place is another one, and loses what its slider has just been moved to.
+    sections = training, progress, inside = [st.container() for _ in range(3)]
     if trainings.is_running(picked):
         began = opened is not None and bool(opened.steps)
-        trainings.watch(picked, measure, show_live, began=began)
-        if opened is not None and began:
-            show_checkpoints(opened, live=True)
+        with training:
+            trainings.watch(picked, measure, show_live, began=began)
+        # Not drawn unasked: it costs the browser as much as the curves, where the training may be.
+        if opened is not None and began and progress.toggle(LOOK_INSIDE, key="look inside"):
+            with inside:
+                show_checkpoints(opened, live=True)
     elif opened is not None:
-        show(opened, picked)
+        show(opened, picked, sections)

@@ -120,6 +120,9 @@ class TestTraining:
         other = AppTest.from_file(str(ROOT / "workbench" / "app.py"), default_timeout=PATIENCE)
         other.query_params["run"] = name
         other.switch_page("../pages/grokking.py").run()
+        # What its checkpoints compute with is drawn for those who ask.
+        assert not other.header
+        other.toggle(key="look inside").set_value(True).run()
         assert [item.value for item in other.header] == [
             "3. Inside a checkpoint: which waves does it compute with?"
         ]

@@ -5,7 +5,7 @@
 2. A training runs as a job (`jobs`) in a process of its own (`training_process`): it goes on when
    the page is left, and drawing does not slow it. What is watched is what lies in its folder,
    whoever trains in it.
-3. While it goes on, its losses are said twice a second, and its curves drawn every three seconds: a
+3. While it goes on, its losses are said twice a second, and its curves drawn every four seconds: a
    browser on the same machine takes three times as long to draw as to say. Its newest checkpoint is
    measured in a thread, at most every ten seconds, and so seldom that measuring takes a small share
    of the time.
@@ -39,11 +39,12 @@ STOPS: dict[training.Stop, str] = {
 # Quick, and shows everything.
 _SUGGESTED = tasks.Task(p=59, fraction=0.5)
 # Seconds between two times that a training's losses are said, and that its curves are drawn.
-_SAID, _DRAWN = 0.5, 3.0
+_SAID, _DRAWN = 0.5, 4.0
 # Widgets of the page whose values belong to one run.
 _OF_A_RUN = ("step", "tested", "neuron", "answer")
-# Measuring takes at most one second in so many, and starts at most every so many seconds.
-_SHARE, _LEAST_PAUSE = 25, 10.0
+# Measuring takes at most one second in so many (of its own thread; others help it for as long
+# again), and starts at most every so many seconds.
+_SHARE, _LEAST_PAUSE = 50, 10.0
 
 Measure = Callable[[run.TrainingRun, int], Any]
 
