@@ -248,20 +248,22 @@ def sorted_neurons(mark: str, step: int, _run: grokking.TrainingRun) -> list[int
 
 
 def choose_step(label: str, run: grokking.TrainingRun, key: str) -> int:
-    """A slider over the checkpoints that stands at the newest one until it is moved."""
-    known = f"newest of {key}"
-    now = (run.folder.name, run.steps[-1])
-    before, newest = st.session_state.get(known, now)
-    if key not in st.session_state:
-        asked = st.query_params.get(key, "")
-        st.session_state[key] = int(asked) if asked.isdecimal() else now[1]
-    moved_on = before != now[0] or st.session_state[key] == newest != now[1]
-    if moved_on or st.session_state[key] not in run.steps:
-        st.session_state[key] = now[1]
-    st.session_state[known] = now
-    step = st.select_slider(label, run.steps, key=key, disabled=len(run.steps) == 1)
+    """A slider over the checkpoints that stands at the newest one until it is moved.
+
+    With other checkpoints it is another slider, which begins where the one before stood: a value
+    that is set from here can get lost on its way to the browser, a default cannot.
+    """
+    newest, chosen = run.steps[-1], f"chosen {key}"
+    asked = st.query_params.get(key, "")
+    link = (run.folder, int(asked) if asked.isdecimal() else None)
+    folder, start = st.session_state.get(chosen, link)
+    if folder != run.folder or start not in run.steps:
+        start = newest
+    now = f"{key} of {run.folder.name} up to {newest}"
+    step = st.select_slider(label, run.steps, start, key=now, disabled=len(run.steps) == 1)
+    st.session_state[chosen] = (run.folder, None if step == newest else step)
     # Not bound to the address by Streamlit, which loses it when the steps to choose from change.
-    if step == now[1]:
+    if step == newest:
         st.query_params.pop(key, None)
     elif st.query_params.get(key) != str(step):
         st.query_params[key] = str(step)

@@ -87,6 +87,11 @@ def fill_in(at: AppTest, **values: Any) -> AppTest:
     return at
 
 
+def slider(at: AppTest, label: str) -> Any:
+    (found,) = [item for item in at.select_slider if item.label == label]
+    return found
+
+
 def new_training(**changed: Any) -> AppTest:
     at = visit("grokking", run="new")
     return fill_in(at, **{"p": 13, "fraction": 0.7, **SMALL, "steps": 300, **changed})
@@ -130,7 +135,7 @@ class TestTraining:
         wait_for(lambda: not trainings.is_running(name))
         settled(at.run())
         kept = opened(name)
-        assert at.select_slider(key="step").value == kept.steps[-1]
+        assert slider(at, "Checkpoint (step)").value == kept.steps[-1]
         assert 50 < kept.step < 500_000
         assert "cancelled" in texts(at)
         assert kept.summary() in texts(at)
@@ -264,9 +269,9 @@ class TestCheckpoints:
     def test_the_slider_stands_in_the_address(self, name: str, ended: grokking.TrainingRun) -> None:
         step = ended.steps[2]
         at = visit("grokking", run=name, step=str(step))
-        assert at.select_slider(key="step").value == step
+        assert slider(at, "Checkpoint (step)").value == step
         assert button(at, f"Open the checkpoint of step {step:,}")
-        settled(at.select_slider(key="step").set_value(ended.steps[1]).run())
+        settled(slider(at, "Checkpoint (step)").set_value(ended.steps[1]).run())
         assert button(at, f"Open the checkpoint of step {ended.steps[1]:,}")
 
     def test_a_checkpoint_opens_as_a_model_on_the_other_pages(
@@ -310,7 +315,7 @@ class TestCheckpoints:
         at = visit("grokking", run=name, step=str(ended.steps[-2]))
         settled(at.selectbox(key="chosen run").set_value(other).run())
         assert run_in(at) == other
-        assert at.select_slider(key="step").value == control.steps[-1]
+        assert slider(at, "Checkpoint (step)").value == control.steps[-1]
 
     def test_the_waves_of_a_checkpoint_are_tested_behind_a_button_and_stay(
         self, name: str, ended: grokking.TrainingRun

@@ -28,7 +28,7 @@ LABELS = {
 
 
 # Points of the test loss, as plotly has unpacked them.
-POINTS = "document.querySelector('.js-plotly-plot')._fullData[1].x.length"
+POINTS = "document.querySelector('.js-plotly-plot')?._fullData?.[1].x.length"
 
 
 def test_from_a_new_training_to_a_checkpoint_on_another_page(

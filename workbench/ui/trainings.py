@@ -41,7 +41,7 @@ _SUGGESTED = tasks.Task(p=59, fraction=0.5)
 # Seconds between two times that a training's losses are said, and that its curves are drawn.
 _SAID, _DRAWN = 0.5, 4.0
 # Widgets of the page whose values belong to one run.
-_OF_A_RUN = ("step", "tested", "neuron", "answer")
+_OF_A_RUN = ("neuron", "answer")
 # Measuring takes at most one second in so many (of its own thread; others help it for as long
 # again), and starts at most every so many seconds.
 _SHARE, _LEAST_PAUSE = 50, 10.0
