@@ -219,7 +219,7 @@ class Result(abc.ABC):
             ResultError: If the place holds something that is not a result, or cannot be written.
         """
         target = Path(folder)
-        if target.exists() and not (target / "result.json").is_file() and not _is_empty(target):
+        if _is_foreign(target):
             raise ResultError(f"{target} exists and is no result folder: choose another name")
         arrays, document = _to_document(self)
         try:
@@ -269,8 +269,21 @@ class Result(abc.ABC):
             raise ResultError(f"{path} is damaged: {error!r}") from error
 
 
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def _is_foreign(target: Path) -> bool:
+    """Whether something is there that is not a result.
+
+    Others may put a result there meanwhile: the folder that was looked at is then no longer there.
+    """
+    try:
+        looked_at = target.stat().st_ino
+        names = os.listdir(target)
+        stayed = target.stat().st_ino == looked_at
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        # A file, or something below one, which cannot be there.
+        return target.exists()
+    return stayed and bool(names) and "result.json" not in names
 
 
 def _replace(scratch: Path, target: Path) -> None:
