@@ -275,13 +275,19 @@ class Layer:
 
     def neurons(self, read: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows neuron"]:
         """MLP activations after the nonlinearity, given the stream that it reads."""
+        return self.neurons_and_out(read)[0]
+
+    def neurons_and_out(
+        self, read: Float[Tensor, "*rows d_model"]
+    ) -> tuple[Float[Tensor, "*rows neuron"], Float[Tensor, "*rows d_model"]]:
+        """MLP activations after the nonlinearity, and what the MLP adds, in one pass."""
         kept: list[Tensor] = []
         handle = self._mlp.out.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
         try:
-            _by_row(self._mlp, self._mlp_normed(read))
+            out = self.mlp_out(read)
         finally:
             handle.remove()
-        return kept[0].reshape(*read.shape[:-1], -1)
+        return kept[0].reshape(*read.shape[:-1], -1), out
 
     @property
     def _mlp(self) -> Any:

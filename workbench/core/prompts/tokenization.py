@@ -59,6 +59,14 @@ def encode(
     return ids
 
 
+def front(model: TransformerBridge) -> tuple[int, ...]:
+    """What the model puts in front of every text: its BOS token, or nothing."""
+    bos = model.tokenizer.bos_token_id
+    if bos is None or not getattr(model.cfg, "default_prepend_bos", False):
+        return ()
+    return (int(bos),)
+
+
 def bare(model: TransformerBridge, text: str) -> list[int]:
     """Token ids of a text without special tokens."""
     return model.tokenizer(text, add_special_tokens=False)["input_ids"]

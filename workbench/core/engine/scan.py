@@ -1,0 +1,371 @@
+"""Scans: one pass of a model over a corpus, reduced as it goes, in memory that does not grow.
+
+1. Each chunk of the corpus goes through the layers up to the last one that is looked at, in parts
+   (`decoder`) where the model can be taken apart, else under hooks; nothing is unembedded.
+2. At each family of units the chunk's activations are handed over as one table [token, unit] and
+   forgotten again before the next layer.
+3. `Reduction` keeps of all tables: the k largest and the k smallest values of each unit and where
+   they stand, mean and spread, how often it is positive, and the values at a sample of tokens that
+   is drawn before the scan, the same for all units.
+
+What is kept depends on the corpus alone, bit for bit: chunks never change, sums are added chunk by
+chunk in float64, and of equal values the one that is met first stays. So a scan that is interrupted
+and goes on (`Reduction.save`, `Reduction.load`) ends as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Bool, Float, Int
+
+from workbench.core.engine import decoder, running
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from workbench.core.engine.units import Family
+    from workbench.core.prompts.corpus import Chunk, Corpus
+
+Tensor = torch.Tensor
+Consume = Callable[[int, Float[Tensor, "token unit"]], None]
+# Which activation of a layer each hook point shows.
+_STREAMS = ("resid_pre", "z", "attn_out", "neuron", "mlp_out", "resid_post")
+
+
+class ScanError(ValueError):
+    """A scan cannot go on; the message says why."""
+
+
+class Reader:
+    """Runs chunks of a corpus and hands over what the families read."""
+
+    def __init__(
+        self, model: TransformerBridge, corpus: Corpus, families: Sequence[Family]
+    ) -> None:
+        """Look whether the model can be taken apart.
+
+        Args:
+            model: The bridge.
+            corpus: What it will read.
+            families: What is looked at.
+        """
+        self._model, self._families = model, families
+        self._last = max(family.layer for family in families)
+        longest = int(np.argmax(corpus.lengths))
+        row = torch.as_tensor(corpus.row(longest).astype(np.int64))[None]
+        try:
+            self._parts: decoder.Decoder | None = decoder.taken_apart(model, row)
+        except decoder.NotTakenApart:
+            self._parts = None
+
+    def read(self, chunk: Chunk, consume: Consume) -> None:
+        """Run a chunk; its tables go to `consume` with the number of their family.
+
+        Args:
+            chunk: Rows of the corpus.
+            consume: Called once a family, in the order of the layers; keeps no table.
+
+        Raises:
+            ScanError: If an activation is not finite.
+        """
+        counted = chunk.counted.to(self._model.cfg.device)
+        # Where every token counts, a table needs no selection, which would copy it.
+        whole = bool(counted.all())
+
+        def hand_over(number: int, activation: Tensor) -> None:
+            read = self._families[number].read(activation)
+            table = read.flatten(0, 1) if whole else read[counted]
+            consume(number, table)
+
+        with running.lock_of(self._model), torch.inference_mode():
+            if self._parts is not None and self._parts.still_holds():
+                self._in_parts(self._parts, chunk.tokens, hand_over)
+            else:
+                self._under_hooks(chunk.tokens, hand_over)
+
+    def _in_parts(
+        self,
+        parts: decoder.Decoder,
+        tokens: Int[Tensor, "row position"],
+        hand_over: Callable[[int, Tensor], None],
+    ) -> None:
+        resid = parts.embed(tokens)
+        positions = torch.arange(resid.shape[1], device=resid.device)
+        for number, layer in enumerate(parts.layers[: self._last + 1]):
+            here = {
+                kind: [
+                    place
+                    for place, family in enumerate(self._families)
+                    if family.layer == number and family.site == kind
+                ]
+                for kind in _STREAMS
+            }
+
+            def show(kind: str, value: Tensor, here: dict[str, list[int]] = here) -> None:
+                for place in here[kind]:
+                    hand_over(place, value)
+
+            show("resid_pre", resid)
+            later = any(here[kind] for kind in _STREAMS[1:])
+            if number == self._last and not later:
+                return
+            normed = layer.normed(resid)
+            q, k, v = (layer.project(name, normed) for name in ("q", "k", "v"))
+            z = layer.attend(layer.rotate_queries(q, positions), layer.rotate_keys(k, positions), v)
+            show("z", z)
+            attn_out = layer.attn_out(z)
+            show("attn_out", attn_out)
+            if number == self._last and not any(here[kind] for kind in _STREAMS[3:]):
+                return
+            read = layer.mlp_reads(resid, attn_out)
+            if here["neuron"]:
+                neurons, mlp_out = layer.neurons_and_out(read)
+                show("neuron", neurons)
+                del neurons
+            else:
+                mlp_out = layer.mlp_out(read)
+            show("mlp_out", mlp_out)
+            resid = resid + attn_out + mlp_out
+            show("resid_post", resid)
+
+    def _under_hooks(
+        self, tokens: Int[Tensor, "row position"], hand_over: Callable[[int, Tensor], None]
+    ) -> None:
+        places: dict[str, list[int]] = {}
+        for place, family in enumerate(self._families):
+            places.setdefault(family.hook, []).append(place)
+
+        def look(hook: str) -> running.HookFunction:
+            def see(activation: Tensor) -> Tensor:
+                for place in places[hook]:
+                    hand_over(place, activation)
+                return activation
+
+            return see
+
+        with running.hooked(self._model, {hook: look(hook) for hook in places}):
+            after = self._last + 1
+            self._model(
+                tokens.to(self._model.cfg.device),
+                return_type="logits",
+                stop_at_layer=after if after < self._model.cfg.n_layers else None,
+            )
+
+
+@dataclasses.dataclass
+class Extremes:
+    """The k largest values of each unit so far, and where they stand; of equal ones the first met.
+
+    Attributes:
+        values: Largest first; -inf where there are less than k yet.
+        places: Number of the token in the corpus; -1 where there is none.
+    """
+
+    values: Float[Tensor, "unit k"]
+    places: Int[Tensor, "unit k"]
+
+    @classmethod
+    def none(cls, units: int, k: int, device: torch.device | str) -> Extremes:
+        """Nothing seen."""
+        return cls(
+            torch.full((units, k), -torch.inf, device=device),
+            torch.full((units, k), -1, dtype=torch.long, device=device),
+        )
+
+    def meet(self, table: Float[Tensor, "token unit"], places: Int[Tensor, " token"]) -> None:
+        """Take in the values of some more tokens.
+
+        Args:
+            table: The values.
+            places: Where the tokens stand in the corpus.
+        """
+        k = self.values.shape[1]
+        larger = table > self.values[:, -1]
+        if len(table) > k and int(larger.sum()) > 4 * table.shape[1]:
+            larger &= _first_largest(table, k)
+        tokens, units = larger.nonzero(as_tuple=True)
+        if not len(units):
+            return
+        # By unit, and of one unit in the order in which they are met.
+        order = torch.argsort(units, stable=True)
+        tokens, units = tokens[order], units[order]
+        changed, counts = torch.unique_consecutive(units, return_counts=True)
+        first = torch.cumsum(counts, 0) - counts
+        group = torch.repeat_interleave(torch.arange(len(changed), device=units.device), counts)
+        slot = torch.arange(len(units), device=units.device) - first[group]
+        shape = (len(changed), int(counts.max()))
+        values = torch.full(shape, -torch.inf, dtype=table.dtype, device=table.device)
+        where = torch.full(shape, -1, dtype=torch.long, device=table.device)
+        values[group, slot] = table[tokens, units]
+        where[group, slot] = places[tokens]
+        both = torch.cat([self.values[changed], values], 1)
+        best = torch.sort(both, dim=1, descending=True, stable=True).indices[:, :k]
+        self.values[changed] = both.gather(1, best)
+        self.places[changed] = torch.cat([self.places[changed], where], 1).gather(1, best)
+
+
+def _first_largest(table: Float[Tensor, "token unit"], k: int) -> Bool[Tensor, "token unit"]:
+    """The k largest of each unit; where the last ones are equal, those that are met first."""
+    least = table.topk(k, dim=0).values[-1]
+    above, equal = table > least, table == least
+    missing = k - above.sum(0)
+    return above | (equal & (equal.cumsum(0) <= missing))
+
+
+class Reduction:
+    """What is kept of a scan.
+
+    Attributes:
+        chunks: How many chunks were read.
+        tokens: How many tokens these had.
+        top: The largest values.
+        bottom: The smallest ones, negated.
+        sums: Of each unit's values.
+        squares: Of each unit's squared values.
+        positive: At how many tokens each unit is above zero.
+        sample: Places of the tokens whose values are all kept.
+        is_whole: Whether no chunk is half taken in.
+        sampled: Values at the sampled tokens; NaN at those that do not count, or are not met yet.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        k: int,
+        sample: Int[np.ndarray, " sampled"],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Start with nothing seen.
+
+        Args:
+            sizes: How many units each family has.
+            k: How many extremes are kept.
+            sample: Places of tokens whose values are all kept, ascending.
+            device: Where the model is.
+        """
+        self.chunks = self.tokens = 0
+        self.is_whole = True
+        self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        units = self._first[-1]
+        self.top, self.bottom = (Extremes.none(units, k, device) for _ in range(2))
+        self.sums, self.squares = (
+            torch.zeros(units, dtype=torch.float64, device=device) for _ in range(2)
+        )
+        self.positive = torch.zeros(units, dtype=torch.long, device=device)
+        self.sampled = torch.full((len(sample), units), torch.nan, device=device)
+        self.sample = sample
+        self._places = torch.zeros(0, dtype=torch.long, device=device)
+        self._slots: tuple[Tensor, Tensor] = (self._places, self._places)
+
+    def begin(self, places: Int[np.ndarray, " token"]) -> None:
+        """Say where the tokens of the next tables stand in the corpus."""
+        device = self.sums.device
+        self._places, self.is_whole = torch.as_tensor(places, device=device), False
+        at = np.searchsorted(self.sample, places).clip(max=max(0, len(self.sample) - 1))
+        hit = self.sample[at] == places if len(self.sample) else np.zeros(len(places), bool)
+        self._slots = (
+            torch.as_tensor(np.flatnonzero(hit), device=device),
+            torch.as_tensor(at[hit], device=device),
+        )
+
+    def take(self, family: int, table: Float[Tensor, "token unit"]) -> None:
+        """Take in one family's table of the chunk.
+
+        Raises:
+            ScanError: If a value is not finite.
+        """
+        table = table.float()
+        units = slice(self._first[family], self._first[family + 1])
+        squares = torch.linalg.vecdot(table, table, dim=0)
+        # A square that is too large for its format would be one of the model's numbers gone wrong.
+        if not bool(torch.isfinite(squares).all()):
+            raise ScanError("an activation is not finite: nothing can be ranked by it")
+        self.sums[units] += table.sum(0)
+        self.squares[units] += squares
+        self.positive[units] += (table > 0).sum(0)
+        for extremes, values in ((self.top, table), (self.bottom, -table)):
+            part = Extremes(extremes.values[units], extremes.places[units])
+            part.meet(values, self._places)
+        inside, slots = self._slots
+        self.sampled[slots, units] = table[inside]
+
+    def end(self) -> None:
+        """The chunk is done."""
+        self.chunks += 1
+        self.tokens += len(self._places)
+        self.is_whole = True
+
+    def save(self, folder: Path, key: dict[str, Any]) -> None:
+        """Write everything, replacing what was there only once it is whole.
+
+        Args:
+            folder: Where to.
+            key: What determines the scan; JSON types.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            state = {"chunks": self.chunks, "tokens": self.tokens, "key": key}
+            safetensors.torch.save_file(
+                {name: value.contiguous() for name, value in self._tensors().items()},
+                scratch / "state.safetensors",
+                metadata={"state": json.dumps(state, sort_keys=True)},
+            )
+            folder.mkdir(exist_ok=True)
+            # One file, so that numbers and how far they go are replaced together.
+            os.replace(scratch / "state.safetensors", folder / "state.safetensors")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def load(self, folder: Path, key: dict[str, Any]) -> bool:
+        """Go on from what `save` wrote.
+
+        Args:
+            folder: Where to look.
+            key: What determines the scan.
+
+        Returns:
+            Whether something was there; else nothing changed.
+
+        Raises:
+            ScanError: If what is there is damaged or of another scan.
+        """
+        file = folder / "state.safetensors"
+        if not file.is_file():
+            return False
+        try:
+            with safetensors.safe_open(file, "pt") as held:
+                state = json.loads((held.metadata() or {})["state"])
+                found = {name: held.get_tensor(name) for name in held.keys()}
+            if state["key"] != json.loads(json.dumps(key)):
+                raise ScanError(f"{folder} holds another scan: choose another folder")
+            for name, mine in self._tensors().items():
+                mine.copy_(found[name])
+            self.chunks, self.tokens = int(state["chunks"]), int(state["tokens"])
+        except (safetensors.SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+            raise ScanError(f"{folder} is damaged ({error}): delete it to begin anew") from error
+        return True
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            "top.values": self.top.values,
+            "top.places": self.top.places,
+            "bottom.values": self.bottom.values,
+            "bottom.places": self.bottom.places,
+            "sums": self.sums,
+            "squares": self.squares,
+            "positive": self.positive,
+            "sampled": self.sampled,
+        }
