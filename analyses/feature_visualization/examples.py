@@ -254,16 +254,18 @@ def top_examples(
         raise ValueError(f"expected k of at least 1 and a sample of at least 0, got {k}, {sample}")
     report = progress or running.no_progress
     read, columns, names = _chosen(model, units, layers, directions, dictionary)
-    parameters = {
+    parameters: dict[str, Any] = {
         "corpus": corpus.fingerprint,
         "units": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
         "k": k,
         "sample": sample,
     }
-    if directions is not None:
-        parameters["directions"] = _mark(directions)
-    if dictionary is not None:
-        parameters["dictionary"] = _mark(dictionary.W_dec)
+    for name, weights in (
+        ("directions", directions),
+        ("dictionary", None if dictionary is None else dictionary.W_dec),
+    ):
+        if weights is not None:
+            parameters |= {name: _mark(weights), "site": read[0].site}
     drawn = np.random.default_rng(seed).choice(
         corpus.n_tokens, min(sample, corpus.n_tokens), replace=False, shuffle=False
     )

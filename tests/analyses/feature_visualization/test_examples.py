@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.feature_visualization import TopExamples, top_examples
-from tests import hand_wired
+from tests import hand_wired, hand_wired_units
 from workbench.core import results
 from workbench.core.engine import decoder, running, scan, units
 from workbench.core.prompts import corpus as corpora
@@ -191,16 +191,7 @@ class TestGoingOn:
 
 @pytest.fixture(scope="module")
 def planted() -> TransformerBridge:
-    """Neurons of layer 0: 0 fires at "dog", 1 at position 2, 2 at "dog" at position 2 only."""
-    model = hand_wired.two_layer()
-    named = model.original_model.named_parameters()
-    plain = {name.replace("._original_component", ""): p for name, p in named}
-    dog, third = hand_wired.WORDS.index("dog"), 3 * len(hand_wired.WORDS) + 2
-    with torch.no_grad():
-        reads = plain["layers.0.mlp.fc_in.weight"]
-        reads[0, dog] = reads[1, third] = reads[2, dog] = reads[2, third] = 1
-        plain["layers.0.mlp.fc_in.bias"][2] = -1
-    return model
+    return hand_wired_units.detectors()
 
 
 class TestPlanted:
@@ -210,7 +201,7 @@ class TestPlanted:
         rng = np.random.default_rng(0)
         tokens = rng.integers(0, len(hand_wired.WORDS), (60, hand_wired.N_CTX))
         found = top_examples(planted, Corpus.from_tokens(planted, tokens), "neuron", k=240)
-        dogs = tokens == hand_wired.WORDS.index("dog")
+        dogs = tokens == hand_wired_units.DOG
         third = np.arange(hand_wired.N_CTX)[None] == 2
         third = np.broadcast_to(third, tokens.shape)
         for neuron, expected in enumerate((dogs, third, dogs & third)):

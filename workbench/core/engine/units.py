@@ -96,6 +96,20 @@ class Family:
             return flat @ self._directions.T
         return flat if self._dictionary is None else self._dictionary.encode(flat)
 
+    def direction(self, index: int) -> Float[Tensor, " width"]:
+        """Where a unit points in its site's activation; a head points nowhere.
+
+        Raises:
+            ValueError: If it is a head.
+        """
+        if self.kind == "head":
+            raise ValueError("the size of a head's output has no direction")
+        if self._directions is not None:
+            return self._directions[index]
+        if self._dictionary is not None:
+            return self._dictionary.W_dec[index].detach()
+        return torch.eye(self.size)[index]
+
     def unit(self, index: int) -> Unit:
         """One of them by name."""
         return Unit(self.kind, self.layer, index)

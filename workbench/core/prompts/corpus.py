@@ -359,6 +359,15 @@ class Corpus:
         first[np.random.default_rng(seed).permutation(len(self))[:count]] = True
         return self.take(np.flatnonzero(first)), self.take(np.flatnonzero(~first))
 
+    def pieces(self) -> Iterator[tuple[Int[np.ndarray, " token"], Bool[np.ndarray, " token"]]]:
+        """All tokens in order, some rows at a time, with where a row begins."""
+        for start in range(0, len(self), WINDOW):
+            rows = [self.row(i) for i in range(start, min(start + WINDOW, len(self)))]
+            tokens = np.concatenate(rows).astype(np.int64)
+            first = np.zeros(len(tokens), dtype=bool)
+            first[np.cumsum([0, *map(len, rows[:-1])])] = True
+            yield tokens, first
+
     def chunks(self, start: int = 0) -> Iterator[Chunk]:
         """All rows, in chunks that are always the same.
 
