@@ -1,0 +1,1 @@
+"""The scripts that trained the bundled networks, deterministic given their seed."""
