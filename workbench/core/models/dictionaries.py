@@ -1,4 +1,4 @@
-"""Dictionaries: sparse autoencoders from folders that sae-lens wrote."""
+"""Dictionaries: sparse autoencoders from folders that sae-lens wrote, and published ones."""
 
 from __future__ import annotations
 
@@ -36,4 +36,36 @@ def load_dictionary(folder: str | os.PathLike[str], *, device: str = "cpu") -> A
     # What is wrong in such a file comes as any kind of error.
     except Exception as error:
         raise ValueError(f"{place} cannot be read as a sparse autoencoder: {error}") from error
+    return made.eval().requires_grad_(False)
+
+
+def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
+    """Fetch a published sparse autoencoder by the names of sae-lens; the only use of a network.
+
+    Args:
+        release: Name of sae-lens' list of releases, or a hub repository, for example
+            "gpt2-small-res-jb".
+        sae_id: Which of the release, for example "blocks.8.hook_resid_pre".
+        device: Where to put it.
+
+    Returns:
+        A `sae_lens.SAE`, with its parameters frozen. What was fetched once is kept by the hub's
+        own cache, so that it needs no network again.
+
+    Raises:
+        ValueError: If there is no such release or autoencoder, or it cannot be fetched or read.
+    """
+    import sae_lens
+    from huggingface_hub import errors
+
+    try:
+        made = sae_lens.SAE.from_pretrained(release, sae_id, device=device)
+    except (OSError, errors.HfHubHTTPError) as error:
+        raise ValueError(
+            f"{sae_id!r} of {release!r} is not on this machine and cannot be fetched: is there a "
+            "network, and does the hub have it?"
+        ) from error
+    # What is wrong in such a file comes as any kind of error.
+    except Exception as error:
+        raise ValueError(f"{sae_id!r} of {release!r} cannot be loaded: {error}") from error
     return made.eval().requires_grad_(False)
