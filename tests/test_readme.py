@@ -24,7 +24,7 @@ def test_the_two_commands_come_first() -> None:
 
 
 def test_the_script_runs_and_saves_a_result(tmp_path: Path) -> None:
-    (script,) = blocks("python")
+    script = blocks("python")[0]
     assert 8 <= len(script.strip().splitlines()) <= 12
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -33,6 +33,18 @@ def test_the_script_runs_and_saves_a_result(tmp_path: Path) -> None:
     assert "Denoising residual stream before each layer of grammar-4l" in run.stdout
     assert (tmp_path / "patching.html").stat().st_size > 1_000_000
     assert (tmp_path / "runs" / "indirect-object" / "result.json").is_file()
+
+
+def test_the_neuron_script_says_what_is_told_of_it() -> None:
+    (_, script) = blocks("python")
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "At its largest activations: '.' (20 of 20," in run.stdout
+    assert "with a correlation of 0.91 (95% interval" in run.stdout
+    assert "precision 67%" in run.stdout
+    assert "(p = 0.002)" in run.stdout, "one of 512: no other neuron of the layer does better"
 
 
 def test_the_pictures_are_there() -> None:
@@ -45,7 +57,7 @@ def test_the_pictures_are_there() -> None:
 @pytest.mark.parametrize("line", blocks("sh")[2].strip().splitlines())
 def test_the_commands_exist(line: str) -> None:
     words = line.split()
-    command = words[1:3] if words[1] == "grok" else words[1:2]
+    command = words[1:3] if words[1] in ("grok", "features") else words[1:2]
     run = subprocess.run(
         [sys.executable, "-m", "workbench", *command, "--help"],
         cwd=ROOT,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands import grokking, options, subject, terminal
+from workbench.commands import features, grokking, options, subject, terminal
 from workbench.core.models import card
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ grok = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(grok, name="grok")
+app.add_typer(features.app, name="features")
 
 
 @app.command()

@@ -69,6 +69,11 @@ class Example:
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
 
+    @property
+    def spot(self) -> int:
+        """Which of the tokens that are shown is the place itself."""
+        return self.position - self.first
+
 
 @dataclasses.dataclass(frozen=True)
 class Trigger:
@@ -135,7 +140,7 @@ class UnitView(results.Result):
                     "activation": one.activation,
                     "row": one.row,
                     "position": one.position,
-                    "token": one.tokens[one.position - one.first],
+                    "token": one.tokens[one.spot],
                     "text": one.text,
                 }
                 for one in self.examples

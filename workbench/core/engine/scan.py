@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 Consume = Callable[[int, Float[Tensor, "token unit"]], None]
+# So many times as many values as are kept are worth a look at what is equal among them.
+_MANY = 8
 # Which activation of a layer each hook point shows.
 _STREAMS = ("resid_pre", "z", "attn_out", "neuron", "mlp_out", "resid_post")
 
@@ -171,18 +173,25 @@ class Extremes:
     Attributes:
         values: Largest first; -inf where there are less than k yet.
         places: Number of the token in the corpus; -1 where there is none.
+        sign: 1 for the largest values; -1 for the smallest, which are then kept negated.
     """
 
     values: Float[Tensor, "unit k"]
     places: Int[Tensor, "unit k"]
+    sign: int = 1
 
     @classmethod
-    def none(cls, units: int, k: int, device: torch.device | str) -> Extremes:
+    def none(cls, units: int, k: int, device: torch.device | str, *, sign: int = 1) -> Extremes:
         """Nothing seen."""
         return cls(
             torch.full((units, k), -torch.inf, device=device),
             torch.full((units, k), -1, dtype=torch.long, device=device),
+            sign,
         )
+
+    def of(self, units: slice) -> Extremes:
+        """Some of the units; what they meet goes into these here."""
+        return Extremes(self.values[units], self.places[units], self.sign)
 
     def meet(self, table: Float[Tensor, "token unit"], places: Int[Tensor, " token"]) -> None:
         """Take in the values of some more tokens.
@@ -191,37 +200,79 @@ class Extremes:
             table: The values.
             places: Where the tokens stand in the corpus.
         """
-        k = self.values.shape[1]
-        larger = table > self.values[:, -1]
-        if len(table) > k and int(larger.sum()) > 4 * table.shape[1]:
-            larger &= _first_largest(table, k)
-        tokens, units = larger.nonzero(as_tuple=True)
-        if not len(units):
+        most, least = self._bounds(table)
+        changed = (most > least).nonzero()[:, 0]
+        if not len(changed):
             return
+        # Later in a corpus few units change, and reading these alone is cheaper.
+        if 2 * len(changed) < table.shape[1]:
+            columns = table[:, changed]
+        else:
+            changed, columns = torch.arange(table.shape[1], device=table.device), table
+        bound = least[changed]
+        larger = columns > bound if self.sign > 0 else columns < -bound
+        tokens, units = larger.nonzero(as_tuple=True)
+        if len(tokens) > _MANY * self.values.shape[1] * len(changed):
+            self._leave_out_ties(columns, larger)
+            tokens, units = larger.nonzero(as_tuple=True)
+        self._merge(changed[units], columns[tokens, units] * self.sign, places[tokens])
+
+    def _bounds(
+        self, table: Float[Tensor, "token unit"]
+    ) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]:
+        """Each unit's largest value here, and a bound that what is kept must be above.
+
+        At least k values are no smaller than the least of the maxima of k parts of the table, so
+        what is smaller is none of the k largest.
+        """
+        k = self.values.shape[1]
+        last = self.values[:, -1]
+        if len(table) < k:
+            return self._largest(table), last
+        parts = [self._largest(part) for part in table.tensor_split(k)]
+        maxima = torch.stack(parts)
+        # Above the number before it is at least as large.
+        just_below = torch.nextafter(maxima.amin(0), torch.tensor(-torch.inf).to(maxima))
+        return maxima.amax(0), torch.maximum(last, just_below)
+
+    def _largest(self, table: Float[Tensor, "token unit"]) -> Float[Tensor, " unit"]:
+        return table.amax(0) if self.sign > 0 else -table.amin(0)
+
+    def _leave_out_ties(
+        self, columns: Float[Tensor, "token unit"], larger: Bool[Tensor, "token unit"]
+    ) -> None:
+        """Where very many values are equal, as zeros are, keep those that are met first."""
+        k = self.values.shape[1]
+        crowded = (larger.sum(0) > k).nonzero()[:, 0]
+        here = columns[:, crowded]
+        last = here.topk(k, dim=0, largest=self.sign > 0).values[-1]
+        above = here > last if self.sign > 0 else here < last
+        equal = here == last
+        first = equal & (equal.cumsum(0) <= k - above.sum(0))
+        larger[:, crowded] &= above | first
+
+    def _merge(
+        self,
+        units: Int[Tensor, " hit"],
+        values: Float[Tensor, " hit"],
+        places: Int[Tensor, " hit"],
+    ) -> None:
+        """Put new values among those that are kept."""
         # By unit, and of one unit in the order in which they are met.
-        order = torch.argsort(units, stable=True)
-        tokens, units = tokens[order], units[order]
+        units, order = torch.sort(units, stable=True)
         changed, counts = torch.unique_consecutive(units, return_counts=True)
-        first = torch.cumsum(counts, 0) - counts
         group = torch.repeat_interleave(torch.arange(len(changed), device=units.device), counts)
+        first = torch.cumsum(counts, 0) - counts
         slot = torch.arange(len(units), device=units.device) - first[group]
         shape = (len(changed), int(counts.max()))
-        values = torch.full(shape, -torch.inf, dtype=table.dtype, device=table.device)
-        where = torch.full(shape, -1, dtype=torch.long, device=table.device)
-        values[group, slot] = table[tokens, units]
-        where[group, slot] = places[tokens]
-        both = torch.cat([self.values[changed], values], 1)
-        best = torch.sort(both, dim=1, descending=True, stable=True).indices[:, :k]
+        new = torch.full(shape, -torch.inf, dtype=values.dtype, device=values.device)
+        where = torch.full(shape, -1, dtype=torch.long, device=values.device)
+        new[group, slot], where[group, slot] = values[order], places[order]
+        both = torch.cat([self.values[changed], new], 1)
+        best = torch.sort(both, dim=1, descending=True, stable=True).indices
+        best = best[:, : self.values.shape[1]]
         self.values[changed] = both.gather(1, best)
         self.places[changed] = torch.cat([self.places[changed], where], 1).gather(1, best)
-
-
-def _first_largest(table: Float[Tensor, "token unit"], k: int) -> Bool[Tensor, "token unit"]:
-    """The k largest of each unit; where the last ones are equal, those that are met first."""
-    least = table.topk(k, dim=0).values[-1]
-    above, equal = table > least, table == least
-    missing = k - above.sum(0)
-    return above | (equal & (equal.cumsum(0) <= missing))
 
 
 class Reduction:
@@ -259,7 +310,7 @@ class Reduction:
         self.is_whole = True
         self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         units = self._first[-1]
-        self.top, self.bottom = (Extremes.none(units, k, device) for _ in range(2))
+        self.top, self.bottom = (Extremes.none(units, k, device, sign=sign) for sign in (1, -1))
         self.sums, self.squares = (
             torch.zeros(units, dtype=torch.float64, device=device) for _ in range(2)
         )
@@ -267,6 +318,7 @@ class Reduction:
         self.sampled = torch.full((len(sample), units), torch.nan, device=device)
         self.sample = sample
         self._places = torch.zeros(0, dtype=torch.long, device=device)
+        self._room = torch.empty(0, 0, device=device)
         self._slots: tuple[Tensor, Tensor] = (self._places, self._places)
 
     def begin(self, places: Int[np.ndarray, " token"]) -> None:
@@ -288,16 +340,18 @@ class Reduction:
         """
         table = table.float()
         units = slice(self._first[family], self._first[family + 1])
-        squares = torch.linalg.vecdot(table, table, dim=0)
+        if self._room.shape != table.shape:
+            self._room = torch.empty_like(table)
+        # Into memory that is there, and as numbers: sums of truth values take ten times as long.
+        squares = torch.mul(table, table, out=self._room).sum(0)
         # A square that is too large for its format would be one of the model's numbers gone wrong.
         if not bool(torch.isfinite(squares).all()):
             raise ScanError("an activation is not finite: nothing can be ranked by it")
         self.sums[units] += table.sum(0)
         self.squares[units] += squares
-        self.positive[units] += (table > 0).sum(0)
-        for extremes, values in ((self.top, table), (self.bottom, -table)):
-            part = Extremes(extremes.values[units], extremes.places[units])
-            part.meet(values, self._places)
+        self.positive[units] += torch.gt(table, 0, out=self._room).sum(0).long()
+        for extremes in (self.top, self.bottom):
+            extremes.of(units).meet(table, self._places)
         inside, slots = self._slots
         self.sampled[slots, units] = table[inside]
 
