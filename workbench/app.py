@@ -16,7 +16,7 @@ from pathlib import Path
 import streamlit as st
 
 PAGES = Path(__file__).resolve().parent.parent / "pages"
-FIRST = ("model", "patching", "paths", "circuits", "grokking")
+FIRST = ("model", "patching", "paths", "circuits", "features", "grokking")
 
 
 def page_title(path: Path) -> str:

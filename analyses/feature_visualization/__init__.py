@@ -9,13 +9,22 @@
 4. `believe` scores a description of a unit by what it predicts on held-out text, against the same
    description of other units; `linear_region` shows how far one point characterises a ReLU unit.
 
-Sources, units and limits stand in each module.
+Source: Bills et al. 2023, "Language models can explain neurons in language models"; Thompson et al.
+2024, arXiv 2402.01702 (texts); Olah et al. 2017, doi 10.23915/distill.00007 (images); Gao et al.
+2024, arXiv 2406.04093 (dictionaries). Each module names its own.
+
+Units and sign: activations as the model has them, negative ones included; quantiles from 0
+(smallest) to 1; cross-entropy in nats a token.
+
+Limits: what a corpus does not hold is not seen, and an optimum may lie far outside of it; units are
+described one at a time.
 """
 
 from __future__ import annotations
 
 from analyses.feature_visualization.belief import (
     Belief,
+    Description,
     Pattern,
     TokenMeans,
     TokenSet,
@@ -44,6 +53,7 @@ from analyses.feature_visualization.unit_view import UnitView, view_unit
 
 __all__ = [
     "Belief",
+    "Description",
     "DictionaryQuality",
     "LinearRegion",
     "OptimizedInput",

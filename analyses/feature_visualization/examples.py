@@ -108,6 +108,12 @@ class TopExamples(results.Result):
         """Share of the sampled tokens at which a unit is no larger than an activation."""
         return float((self.sample_values[:, self.of(unit)] <= activation).mean())
 
+    def tokens_at_top(self, corpus: Corpus) -> Int[np.ndarray, "unit k"]:
+        """Tokens of the corpus at the largest activations; -1 where there is none."""
+        at = corpus.firsts[self.top_rows.clip(min=0)] + self.top_positions
+        every = np.concatenate([tokens for tokens, _ in corpus.pieces()])
+        return np.where(self.top_rows < 0, -1, every[at])
+
     def places_at(
         self, unit: Unit | str, quantiles: Sequence[float]
     ) -> list[tuple[int, int, float]]:

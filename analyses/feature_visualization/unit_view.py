@@ -74,6 +74,13 @@ class Example:
         """Which of the tokens that are shown is the place itself."""
         return self.position - self.first
 
+    @property
+    def marked(self) -> str:
+        """What is shown as text, with the token at the place in double brackets."""
+        apart = "" if any(token.startswith((" ", "▁", "Ġ")) for token in self.tokens) else " "
+        marked = (f"⟦{one}⟧" if i == self.spot else one for i, one in enumerate(self.tokens))
+        return apart.join(marked)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trigger:

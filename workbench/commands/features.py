@@ -119,16 +119,7 @@ def _show_view(view: UnitView) -> None:
         here = [one for one in view.examples if one.kind == kind][:_FEW]
         terminal.table(
             ("activation", "quantile", "text around the ⟦token⟧"),
-            [
-                (f"{one.activation:.3g}", f"{one.quantile:.3f}", _marked(one.tokens, one.spot))
-                for one in here
-            ],
+            [(f"{one.activation:.3g}", f"{one.quantile:.3f}", one.marked) for one in here],
             title=f"{view.unit}: {kind}",
         )
     terminal.say(view.summary())
-
-
-def _marked(tokens: tuple[str, ...], spot: int) -> str:
-    """Text with one of its tokens marked."""
-    apart = "" if any(token.startswith((" ", "▁", "Ġ")) for token in tokens) else " "
-    return apart.join(f"⟦{token}⟧" if i == spot else token for i, token in enumerate(tokens))

@@ -95,6 +95,18 @@ class TestRows:
         assert first.fingerprint == made.split(0.3, seed=1)[0].fingerprint
         assert first.fingerprint != made.split(0.3, seed=2)[0].fingerprint
 
+    def test_pieces_hold_every_token_in_order(
+        self, model: TransformerBridge, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(corpora, "_PIECE", 4)
+        whole = Corpus.from_texts(model, TEXTS * 5)
+        for made in (whole, whole.take([9, 2, 5, 0, 1, 14])):
+            pieces = list(made.pieces())
+            flat = [token for row in rows(made) for token in row]
+            assert np.concatenate([tokens for tokens, _ in pieces]).tolist() == flat
+            begins = np.flatnonzero(np.concatenate([first for _, first in pieces]))
+            assert begins.tolist() == made.firsts[:-1].tolist()
+
 
 class TestChunks:
     @pytest.mark.parametrize("size", [7, 16, 4096])

@@ -8,7 +8,8 @@ optimized prompt and a page about one unit all speak of the same number.
 1. `neuron`: the activation after the nonlinearity.
 2. `resid_pre`, `resid_post`, `attn_out`, `mlp_out`: the coordinate; or, with directions, the
    projection on each of them, which are made unit vectors.
-3. `head`: the L2 norm of what the head adds to the stream, |z W_O|, never negative.
+3. `head`: the L2 norm of what the head adds to the stream, |z W_O|, never negative; where a model
+   normalises what attention adds, before that.
 4. `latent`: the activation of a latent of a sparse autoencoder that reads at one of these sites.
 """
 

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 CHUNK = 4096
 # Rows that are sorted by length together.
 WINDOW = 512
+# Rows that are counted together.
+_PIECE = 4096
 # Texts that are tokenized together, and characters of a document that go together at the most.
 _TEXTS, _LONGEST = 256, 100_000
 _ENDINGS = (".txt", ".jsonl", ".npy")
@@ -309,8 +311,8 @@ class Corpus:
     def fingerprint(self) -> str:
         """Sha256 over the tokens of all rows and where they begin."""
         digest = hashlib.sha256(self.lengths.astype("<i8").tobytes())
-        for row in range(len(self)):
-            digest.update(self.row(row).astype("<i4").tobytes())
+        for tokens, _ in self.pieces():
+            digest.update(tokens.astype("<i4").tobytes())
         return digest.hexdigest()
 
     def row(self, index: int) -> Integer[np.ndarray, " position"]:
@@ -361,12 +363,16 @@ class Corpus:
 
     def pieces(self) -> Iterator[tuple[Int[np.ndarray, " token"], Bool[np.ndarray, " token"]]]:
         """All tokens in order, some rows at a time, with where a row begins."""
-        for start in range(0, len(self), WINDOW):
-            rows = [self.row(i) for i in range(start, min(start + WINDOW, len(self)))]
-            tokens = np.concatenate(rows).astype(np.int64)
-            first = np.zeros(len(tokens), dtype=bool)
-            first[np.cumsum([0, *map(len, rows[:-1])])] = True
-            yield tokens, first
+        for start in range(0, len(self), _PIECE):
+            end = min(start + _PIECE, len(self))
+            first = np.zeros(int(self.firsts[end] - self.firsts[start]), dtype=bool)
+            first[self.firsts[start:end] - self.firsts[start]] = True
+            if self.chosen is None:
+                # Rows lie one after another, so there is nothing to put together.
+                tokens = np.asarray(self.tokens[self.starts[start] : self.starts[end]])
+            else:
+                tokens = np.concatenate([self.row(i) for i in range(start, end)])
+            yield tokens.astype(np.int64), first
 
     def chunks(self, start: int = 0) -> Iterator[Chunk]:
         """All rows, in chunks that are always the same.
