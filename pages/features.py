@@ -16,7 +16,8 @@ import pandas as pd
 import streamlit as st
 
 from analyses import feature_visualization as features
-from workbench.core import plots, runs
+from analyses.feature_visualization import examples
+from workbench.core import files, plots, runs
 from workbench.core.models import card
 from workbench.ui import downloads, escaping, jobs, steps, subject, tables
 
@@ -33,45 +34,66 @@ ORDERS = {
     "least often above zero": lambda scan: scan.density,
     "number": lambda scan: np.arange(len(scan.units)),
 }
-TITLE = "scan of every {kind}, corpus {mark}"
+TITLE = "scan of every {kind}, model {model}, corpus {corpus}"
 FEW = 10
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def opened_corpus(mark: str, path: str | None, _model: TransformerBridge) -> Corpus:
+    """A corpus, made once and not at every click; a mark is the model's fingerprint."""
+    del mark  # what the cache goes by
+    from workbench.core.prompts.corpus import Corpus
+
+    return Corpus.bundled(_model) if path is None else Corpus.open(_model, path)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def parted(_corpus: Corpus, mark: str) -> tuple[Corpus, Corpus]:
+    """What is scanned and what is held out, made once; a mark is the corpus's fingerprint."""
+    del mark  # what the cache goes by
+    return _corpus.split(SEEN)
 
 
 def read_corpus(model: TransformerBridge) -> tuple[Corpus, str] | None:
     """The text to read, and the code that opens it."""
     # Brings torch, which a page that opens a model has by now.
-    from workbench.core.prompts.corpus import Corpus, CorpusError
+    from workbench.core.prompts.corpus import CorpusError
 
     file = st.file_uploader(
         "Text of your own: .txt (documents between empty lines) or .jsonl (column text)",
         type=["txt", "jsonl"],
         help="It stays on this machine. Bundled models bring a corpus along.",
     )
+    mark = card.fingerprint(model)
     try:
         if file is None:
-            return Corpus.bundled(model), "Corpus.bundled(model)"
+            return opened_corpus(mark, None, model), "Corpus.bundled(model)"
         content = file.getvalue()
         name = hashlib.sha256(content).hexdigest()[:16] + Path(file.name).suffix
         place = runs.default_root() / "corpora" / name
         if not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
-            scratch = place.with_name(f".{name}")
-            scratch.write_bytes(content)
-            scratch.rename(place)
-        return Corpus.open(model, place), f"Corpus.open(model, {str(place)!r})"
+            files.write_whole(place, content)
+        return opened_corpus(mark, str(place), model), f"Corpus.open(model, {str(place)!r})"
     except CorpusError as error:
         show = st.info if file is None else st.error
         show(escaping.markdown(str(error)))
         return None
 
 
+@st.cache_resource(max_entries=8, show_spinner=False)
+def opened_scan(root: str, run: str) -> features.TopExamples | None:
+    """A stored scan, read once and not at every click."""
+    return runs.RunStore(root).find(features.TopExamples, run)
+
+
 def scanned(model: TransformerBridge, corpus: Corpus, kind: str) -> features.TopExamples | None:
     """The scan of a kind: stored, or made in the background."""
-    title = TITLE.format(kind=kind, mark=corpus.fingerprint[:16])
-    mark, store = card.fingerprint(model), runs.RunStore()
-    for row in store.runs("feature_visualization.top_examples"):
-        found = store.find(features.TopExamples, row.id) if row.title == title else None
-        if found is not None and found.provenance.fingerprint == mark:
+    mark = card.fingerprint(model)
+    title = TITLE.format(kind=kind, corpus=corpus.fingerprint[:16], model=mark[:16])
+    for row in runs.RunStore().runs(examples.ANALYSIS):
+        found = opened_scan(str(runs.default_root()), row.id) if row.title == title else None
+        if found is not None:
             return found
 
     def work(report: jobs.Report) -> features.TopExamples:
@@ -229,7 +251,7 @@ def look(name: str, model: TransformerBridge) -> None:
         return
     corpus, code = opened
     try:
-        seen, held_out = corpus.split(SEEN)
+        seen, held_out = parted(corpus, corpus.fingerprint)
     except ValueError as error:
         st.error(escaping.markdown(f"{error}: give at least two documents."))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import workbench
@@ -19,6 +20,7 @@ DOCUMENTS = 200
 
 @pytest.fixture(autouse=True)
 def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    st.cache_resource.clear()
     whole = Corpus.bundled
     monkeypatch.setattr(corpora.Corpus, "bundled", lambda model: whole(model, documents=DOCUMENTS))
 

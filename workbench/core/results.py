@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import errno
 import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -34,6 +35,7 @@ from workbench.core.models import card, sources
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    import torch
     from transformer_lens.model_bridge import TransformerBridge
 
 _FORMAT = 1
@@ -158,6 +160,19 @@ def described(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         notes=tuple(notes),
     )
+
+
+def mark(values: np.ndarray | torch.Tensor) -> str:
+    """A short mark that tells arrays apart, for parameters that no JSON holds.
+
+    Args:
+        values: Weights, directions, or any other numbers.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    plain = values if isinstance(values, np.ndarray) else values.detach().cpu().float().numpy()
+    return hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()[:16]
 
 
 @functools.cache

@@ -26,8 +26,6 @@ import functools
 import itertools
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +38,7 @@ import torch
 from jaxtyping import Float
 
 from analyses.feature_visualization.dictionaries import activations
+from workbench.core import files
 from workbench.core.engine import running
 
 KINDS = ("topk", "jumprelu", "batchtopk")
@@ -385,7 +384,7 @@ class Training:
         }
         on_disk = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         content = safetensors.torch.save(on_disk, {"described": json.dumps(described)})
-        _write(self._file, content)
+        files.write_whole(self._file, content)
 
     def _load(self, file: Path) -> None:
         """Go back to where a checkpoint stood."""
@@ -444,16 +443,3 @@ def require_same(found: dict[str, Any], setup: SetUp, folder: Path) -> None:
                 f"{folder} holds another training: its {name} is {found.get(name)!r}, not "
                 f"{value!r}; choose another folder"
             )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file as a whole: under a temporary name, then renamed."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +27,7 @@ import safetensors.torch
 import torch
 from jaxtyping import Bool, Float, Int
 
+from workbench.core import files
 from workbench.core.engine import decoder, running
 
 if TYPE_CHECKING:
@@ -164,6 +162,26 @@ class Reader:
                 return_type="logits",
                 stop_at_layer=after if after < self._model.cfg.n_layers else None,
             )
+
+
+def tables(
+    model: TransformerBridge, corpus: Corpus, family: Family
+) -> Iterator[tuple[Chunk, Float[Tensor, "token unit"]]]:
+    """All activations of one family, chunk by chunk.
+
+    Args:
+        model: The bridge.
+        corpus: What it reads.
+        family: What is looked at.
+
+    Yields:
+        Each chunk with its table.
+    """
+    reader = Reader(model, corpus, [family])
+    for chunk in corpus.chunks():
+        kept: list[Tensor] = []
+        reader.read(chunk, lambda _, table, to=kept: to.append(table))
+        yield chunk, kept[0]
 
 
 @dataclasses.dataclass
@@ -368,20 +386,14 @@ class Reduction:
             folder: Where to.
             key: What determines the scan; JSON types.
         """
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            state = {"chunks": self.chunks, "tokens": self.tokens, "key": key}
-            safetensors.torch.save_file(
-                {name: value.contiguous() for name, value in self._tensors().items()},
-                scratch / "state.safetensors",
-                metadata={"state": json.dumps(state, sort_keys=True)},
-            )
-            folder.mkdir(exist_ok=True)
-            # One file, so that numbers and how far they go are replaced together.
-            os.replace(scratch / "state.safetensors", folder / "state.safetensors")
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"chunks": self.chunks, "tokens": self.tokens, "key": key}
+        # One file, so that numbers and how far they go are replaced together.
+        content = safetensors.torch.save(
+            {name: value.contiguous() for name, value in self._tensors().items()},
+            metadata={"state": json.dumps(state, sort_keys=True)},
+        )
+        files.write_whole(folder / "state.safetensors", content)
 
     def load(self, folder: Path, key: dict[str, Any]) -> bool:
         """Go on from what `save` wrote.

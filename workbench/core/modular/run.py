@@ -19,7 +19,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ import safetensors.torch
 import torch
 from jaxtyping import Float
 
-from workbench.core import runs
+from workbench.core import files, runs
 from workbench.core.modular import bundle, network, tasks
 from workbench.core.modular import recipe as recipes
 from workbench.core.modular.curves import Curves
@@ -337,7 +336,9 @@ def _prepare(folder: Path, task: tasks.Task, recipe: recipes.Recipe) -> None:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         asked = _asked(task, recipe)
         if not (folder / "run.json").is_file():
-            _write(folder / "run.json", json.dumps({"format": 1, **asked}, indent=1).encode())
+            files.write_whole(
+                folder / "run.json", json.dumps({"format": 1, **asked}, indent=1).encode()
+            )
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}") from error
     if _read_asked(folder) != (task, recipe):
@@ -354,27 +355,16 @@ def _read_asked(folder: Path) -> tuple[tasks.Task, recipes.Recipe]:
         raise RunError(f"{folder} is not a training run or is damaged: {error}") from error
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file as a whole: under a temporary name, then renamed."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def write_checkpoint(folder: Path, step: int, weights: network.Weights) -> None:
     """Keep the weights of a step."""
-    _write(folder / "checkpoints" / f"{step}.safetensors", safetensors.torch.save(weights))
+    files.write_whole(
+        folder / "checkpoints" / f"{step}.safetensors", safetensors.torch.save(weights)
+    )
 
 
 def write_live(folder: Path, curves: Curves) -> None:
     """Show the curves so far to whoever looks on."""
-    _write(folder / "live.safetensors", safetensors.numpy.save(curves.arrays()))
+    files.write_whole(folder / "live.safetensors", safetensors.numpy.save(curves.arrays()))
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -391,7 +381,7 @@ def write_state(folder: Path, state: State) -> None:
         *state.checkpoint_point,
     ]
     tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
-    _write(folder / "state.safetensors", safetensors.torch.save(tensors))
+    files.write_whole(folder / "state.safetensors", safetensors.torch.save(tensors))
     write_live(folder, state.curves)
 
 
