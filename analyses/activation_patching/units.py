@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from analyses.attribution import gradients
+from workbench.core import results
 from workbench.core.engine import cells, decoder, interventions, metrics, sites
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def site_of(dictionary: cells.Dictionary, at: str | None) -> tuple[str, int]:
 
 def mark_of(dictionary: cells.Dictionary) -> str:
     """A short mark that tells dictionaries apart."""
-    weights = dictionary.W_dec.detach().cpu().float().numpy()
-    return hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+    return results.mark(dictionary.W_dec)
 
 
 def place_of(

@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -194,7 +194,7 @@ def token_means(model: TransformerBridge, corpus: Corpus, unit: families.Unit | 
     """
     family, index = families.family_of(model, unit)
     sums, counts = (torch.zeros(int(model.cfg.d_vocab), dtype=torch.float64) for _ in range(2))
-    for chunk, table in _tables(model, corpus, family):
+    for chunk, table in scan.tables(model, corpus, family):
         tokens = chunk.tokens[chunk.counted]
         sums.index_add_(0, tokens, table[:, index].double())
         counts.index_add_(0, tokens, torch.ones(len(tokens), dtype=torch.float64))
@@ -321,7 +321,7 @@ def believe(
     # Sums of prediction, its square, each unit, its square, and the product.
     totals = np.zeros((3, family.size))
     own = np.zeros(2)
-    for done, (chunk, table) in enumerate(_tables(model, corpus, family)):
+    for done, (chunk, table) in enumerate(scan.tables(model, corpus, family)):
         report(done / corpus.n_chunks, "reading held-out text")
         guess = description.predict(model, chunk)[chunk.counted].double().numpy()
         wide = table.double().cpu().numpy()
@@ -371,16 +371,6 @@ def believe(
     )
 
 
-def _tables(
-    model: TransformerBridge, corpus: Corpus, family: families.Family
-) -> Iterator[tuple[Chunk, Float[torch.Tensor, "token unit"]]]:
-    reader = scan.Reader(model, corpus, [family])
-    for chunk in corpus.chunks():
-        kept: list[torch.Tensor] = []
-        reader.read(chunk, lambda _, table, to=kept: to.append(table))
-        yield chunk, kept[0]
-
-
 def _correlations(  # noqa: PLR0913, PLR0917 -- the five sums that a correlation is made of
     n: Any, x: Any, xx: Any, y: Any, yy: Any, xy: Any
 ) -> Any:
@@ -399,7 +389,8 @@ def _interval(
     one = np.ones(len(seen))
     parts = (one, guesses, guesses**2, seen, seen**2, guesses * seen)
     sums = np.stack([np.bincount(row, part) for part in parts], 1)
-    if len(sums) < 2:  # noqa: PLR2004 -- one row cannot vary
+    # One row cannot vary.
+    if len(sums) == 1:
         return float("nan"), float("nan")
 
     def statistic(drawn: np.ndarray, axis: int) -> np.ndarray:

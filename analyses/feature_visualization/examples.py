@@ -110,9 +110,7 @@ class TopExamples(results.Result):
 
     def tokens_at_top(self, corpus: Corpus) -> Int[np.ndarray, "unit k"]:
         """Tokens of the corpus at the largest activations; -1 where there is none."""
-        at = corpus.firsts[self.top_rows.clip(min=0)] + self.top_positions
-        every = np.concatenate([tokens for tokens, _ in corpus.pieces()])
-        return np.where(self.top_rows < 0, -1, every[at])
+        return corpus.at(self.top_rows, self.top_positions)
 
     def places_at(
         self, unit: Unit | str, quantiles: Sequence[float]
@@ -271,7 +269,7 @@ def top_examples(
         ("dictionary", None if dictionary is None else dictionary.W_dec),
     ):
         if weights is not None:
-            parameters |= {name: _mark(weights), "site": read[0].site}
+            parameters |= {name: results.mark(weights), "site": read[0].site}
     drawn = np.random.default_rng(seed).choice(
         corpus.n_tokens, min(sample, corpus.n_tokens), replace=False, shuffle=False
     )
@@ -355,11 +353,6 @@ def _chosen(
     if len(set(names)) != len(names):
         raise ValueError("a unit is named twice: once in a kind and once by itself")
     return read, columns, names
-
-
-def _mark(weights: torch.Tensor) -> str:
-    content = weights.detach().cpu().float().numpy()
-    return hashlib.sha256(np.ascontiguousarray(content).tobytes()).hexdigest()[:16]
 
 
 def _result(

@@ -12,6 +12,7 @@ from chance, so the count is shown beside the p-value.
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -78,7 +79,9 @@ def token_triggers(
     if not here:
         return ()
     known = np.array(sorted(here), dtype=np.int64)
-    total, kinds, counts = _counted(corpus, known)
+    every_code, every_count = _counted(corpus, length)
+    total, kinds = int(every_count.sum()), len(every_code)
+    counts = every_count[np.searchsorted(every_code, _codes(known))]
     places = sum(here.values())
     found = np.array([here[tuple(tokens)] for tokens in known.tolist()])
     chance = scipy.stats.hypergeom.sf(found - 1, total, counts, places)
@@ -98,23 +101,32 @@ def token_triggers(
     )
 
 
+def _codes(tokens: Int[np.ndarray, "place length"]) -> Int[np.ndarray, " place"]:
+    """One number a token or a pair; tokens are 32 bits wide at the most."""
+    return tokens[:, 0] if tokens.shape[1] == 1 else (tokens[:, 0] << 32) + tokens[:, 1]
+
+
+# A corpus does not change, and is counted for every unit that is looked at.
+_known: weakref.WeakKeyDictionary[Corpus, dict[int, tuple[np.ndarray, np.ndarray]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 def _counted(
-    corpus: Corpus, known: Int[np.ndarray, "known length"]
-) -> tuple[int, int, Int[np.ndarray, " known"]]:
-    """How many places the corpus has, how many different ones, and how many of each known one."""
-    seen: Counter[int] = Counter()
-    total = 0
-    # One number a pair; tokens are 32 bits wide at the most.
-    for tokens, first in corpus.pieces():
-        counts = ~np.isin(tokens, corpus.special)
-        if known.shape[1] == 1:
-            codes = tokens[counts]
-        else:
-            counts = counts[1:] & ~first[1:]
-            codes = ((tokens[:-1] << 32) + tokens[1:])[counts]
-        seen.update(
-            dict(zip(*(x.tolist() for x in np.unique(codes, return_counts=True)), strict=True))
-        )
-        total += len(codes)
-    asked = known[:, 0] if known.shape[1] == 1 else (known[:, 0] << 32) + known[:, 1]
-    return total, len(seen), np.array([seen[code] for code in asked.tolist()])
+    corpus: Corpus, length: int
+) -> tuple[Int[np.ndarray, " different"], Int[np.ndarray, " different"]]:
+    """Code of every token (or pair) of a corpus, ascending, and at how many places it stands."""
+    known = _known.setdefault(corpus, {})
+    if length not in known:
+        codes, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        for tokens, first in corpus.pieces():
+            counted = ~np.isin(tokens, corpus.special)
+            here = tokens[:, None]
+            if length > 1:
+                counted = counted[1:] & ~first[1:]
+                here = np.stack([tokens[:-1], tokens[1:]], 1)
+            more, times = np.unique(_codes(here[counted]), return_counts=True)
+            codes, place = np.unique(np.concatenate([codes, more]), return_inverse=True)
+            counts = np.bincount(place, np.concatenate([counts, times])).astype(np.int64)
+        known[length] = codes, counts
+    return known[length]

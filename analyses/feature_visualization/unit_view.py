@@ -315,9 +315,8 @@ def _family(
         raise ValueError(
             f"{unit} was scanned with directions or a dictionary: give these here, too"
         )
-    site = scanned.provenance.parameters["site"]
-    made = families.family(model, site, unit.layer, directions=directions, dictionary=dictionary)
-    return made, unit.index
+    read_from = dataclasses.replace(unit, kind=scanned.provenance.parameters["site"])
+    return families.family_of(model, read_from, directions=directions, dictionary=dictionary)
 
 
 def _examples(  # noqa: PLR0917 -- one step of `view_unit`
@@ -376,12 +375,9 @@ def _activations(
 ) -> dict[int, Float[np.ndarray, " position"]]:
     """The unit at every token of some rows, special ones included."""
     few = dataclasses.replace(corpus.take(rows), special=())
-    reader = scan.Reader(model, few, [family])
     found: dict[int, np.ndarray] = {}
-    for chunk in few.chunks():
-        tables: list[np.ndarray] = []
-        reader.read(chunk, lambda _, table, to=tables: to.append(table[:, index].cpu().numpy()))
-        values = np.split(tables[0], np.cumsum(chunk.lengths)[:-1])
+    for chunk, table in scan.tables(model, few, family):
+        values = np.split(table[:, index].cpu().numpy(), np.cumsum(chunk.lengths)[:-1])
         found |= {rows[i]: one for i, one in zip(chunk.rows.tolist(), values, strict=True)}
     return found
 

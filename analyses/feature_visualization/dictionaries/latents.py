@@ -32,9 +32,11 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
 
+from analyses.activation_patching import units
 from analyses.feature_visualization.dictionaries import quality, stepping
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.models import sources
 from workbench.core.prompts import corpus as corpora
 
 if TYPE_CHECKING:
@@ -259,10 +261,10 @@ def neighbours(
             model, corpus, dictionary, latent, where.hook, progress or running.no_progress
         )
     parameters = {
-        "dictionary": quality.mark_of(dictionary),
+        "dictionary": units.mark_of(dictionary),
         "latent": latent,
         "corpus": None if corpus is None else corpus.fingerprint,
-        "model": None if model is None else quality.name_of(model),
+        "model": None if model is None else sources.source_of(model).name,
         "n_random": n_random,
     }
     return Neighbours(
@@ -311,8 +313,8 @@ def splitting(
     _, chance, chance_explained = _nearest(_random(ours, n_random, [seed]), theirs, count)
     bar = float(np.quantile(chance[:, 0], 0.95))
     parameters = {
-        "small": quality.mark_of(small),
-        "large": quality.mark_of(large),
+        "small": units.mark_of(small),
+        "large": units.mark_of(large),
         "count": count,
         "n_random": n_random,
     }

@@ -25,7 +25,6 @@ latent that is active at none of n tokens may be active at up to 3 / n of all (9
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -36,10 +35,10 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
 
+from analyses.activation_patching import units
 from analyses.feature_visualization.dictionaries import activations, stepping
 from workbench.core import evidence, plots, results
-from workbench.core.engine import running, sites
-from workbench.core.models import sources
+from workbench.core.engine import running
 from workbench.core.prompts import corpus as corpora
 
 if TYPE_CHECKING:
@@ -240,7 +239,7 @@ def dictionary_quality(
         model,
         analysis=ANALYSIS,
         parameters={
-            "dictionary": mark_of(dictionary),
+            "dictionary": units.mark_of(dictionary),
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
             "hook": where.hook,
             "dense": dense,
@@ -283,31 +282,13 @@ def where_it_reads(
     Raises:
         ValueError: If nobody says where, no site is there, or the width is another one.
     """
-    metadata = getattr(getattr(dictionary, "cfg", None), "metadata", None)
-    name = at or getattr(metadata, "hook_name", None)
-    if not name:
-        raise stepping.DictionaryError(
-            "the dictionary does not say at which hook point it reads: give it as "
-            "at='blocks.3.hook_resid_post'"
-        )
-    where = activations.place(model, corpus, *sites.of_hook(str(name)))
+    where = activations.place(model, corpus, *units.site_of(dictionary, at))
     reads = int(dictionary.W_dec.shape[1])
     if reads != where.width:
         raise stepping.DictionaryError(
             f"the dictionary reads vectors of {reads} numbers, {where.hook} has {where.width}"
         )
     return where
-
-
-def mark_of(dictionary: Any) -> str:
-    """A short mark that tells dictionaries apart."""
-    weights = dictionary.W_dec.detach().cpu().float().numpy()
-    return hashlib.sha256(weights.tobytes()).hexdigest()[:16]
-
-
-def name_of(model: TransformerBridge) -> str:
-    """Name that a model was loaded by."""
-    return sources.source_of(model).name
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,13 +46,13 @@ from analyses.feature_visualization.inputs import (
     watching,
 )
 from workbench.core import plots, results
+from workbench.core.engine import running
 from workbench.core.networks import sources
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
 
 ANALYSIS = "feature_visualization.optimize_input"
-Progress = Callable[[float, str], None]
 # How often, over a run, inputs are measured without transforms.
 _LOOKS = 16
 _MOST_SHOWN = 12
@@ -194,7 +194,7 @@ def optimize_input(
     seed: int = 0,
     data: Float[np.ndarray, "example *shape"] | None = None,
     shape: tuple[int, ...] | None = None,
-    progress: Progress | None = None,
+    progress: running.Progress | None = None,
 ) -> OptimizedInput:
     """Find the continuous inputs for which a unit is most (or least) active.
 
@@ -227,7 +227,7 @@ def optimize_input(
             not exist, or a number is not finite.
     """
     started = time.perf_counter()
-    report = progress or _silent
+    report = progress or running.no_progress
     data = None if data is None else np.asarray(data, dtype=np.float32)
     settings = _settings(
         network,
@@ -281,10 +281,6 @@ def optimize_input(
         control_best_example=controls.best_example,
         control_agreement=controls.agreement,
     )
-
-
-def _silent(fraction: float, note: str) -> None:
-    """Ignore progress."""
 
 
 def _settings(
@@ -349,7 +345,10 @@ def _kind(settings: _Settings) -> str:
 
 
 def _climb(
-    network: HookedRootModule, unit: objectives.Objective, settings: _Settings, report: Progress
+    network: HookedRootModule,
+    unit: objectives.Objective,
+    settings: _Settings,
+    report: running.Progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, their activations and the objective's trace, of one optimization."""
     device, dtype = watching.place_of(network)
@@ -454,7 +453,7 @@ def _controlled(
     unit: objectives.Objective,
     settings: _Settings,
     data: np.ndarray | None,
-    report: Progress,
+    report: running.Progress,
 ) -> _Controls:
     """The same optimization with the weights of every tensor shuffled among themselves."""
     shuffled = watching.private_copy(network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -110,7 +109,7 @@ def optimize_text(  # noqa: PLR0913 -- one call covers both methods; all have de
     if not (math.isfinite(diversity) and diversity >= 0):
         raise ValueError(f"diversity = {diversity}; expected a number that is not negative")
     known = None if reference is None else _reference(reference)
-    family, index = _unit(model, unit, directions, dictionary)
+    family, index = units.family_of(model, unit, directions=directions, dictionary=dictionary)
     words = vocabulary.of_model(model, allowed)
     target = candidates.Target(
         family, index, 1 if maximise else -1, words.prefix, _before(model, family, maximise)
@@ -168,9 +167,9 @@ def optimize_text(  # noqa: PLR0913 -- one call covers both methods; all have de
                 "allowed": None if allowed is None else _ids(allowed),
                 "maximise": maximise,
                 "seed": seed,
-                "reference": None if known is None else _digest(known),
-                "directions": None if directions is None else _digest(directions),
-                "dictionary": None if dictionary is None else type(dictionary).__name__,
+                "reference": None if known is None else results.mark(known),
+                "directions": None if directions is None else results.mark(directions),
+                "dictionary": None if dictionary is None else results.mark(dictionary.W_dec),
             },
             seed=seed,
             wall_time=time.perf_counter() - started,
@@ -293,25 +292,6 @@ def _reference(reference: Float[np.ndarray, " example"]) -> Float[np.ndarray, " 
     return np.sort(reference.astype(np.float64))
 
 
-def _unit(
-    model: TransformerBridge,
-    unit: units.Unit | str,
-    directions: Float[torch.Tensor, "direction width"] | None,
-    dictionary: Any,
-) -> tuple[units.Family, int]:
-    if directions is None and dictionary is None:
-        return units.family_of(model, unit)
-    if directions is not None and dictionary is not None:
-        raise ValueError("give directions or a dictionary, not both: a unit is of one of them")
-    named = units.Unit.parse(unit) if isinstance(unit, str) else unit
-    family = units.family(
-        model, named.kind, named.layer, directions=directions, dictionary=dictionary
-    )
-    if not 0 <= named.index < family.size:
-        raise ValueError(f"there is {family.kind} 0 to {family.size - 1}, not {named.index}")
-    return family, named.index
-
-
 def _before(model: TransformerBridge, family: units.Family, maximise: bool) -> str | None:
     """Where to look for a way to fire while a neuron is silent.
 
@@ -382,8 +362,3 @@ def _costs(
 
 def _ids(tokens: Sequence[int]) -> list[int]:
     return [int(token) for token in tokens]
-
-
-def _digest(values: np.ndarray | torch.Tensor) -> str:
-    plain = values if isinstance(values, np.ndarray) else values.detach().float().cpu().numpy()
-    return hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()

@@ -86,6 +86,8 @@ class TestRows:
         flat = [(i, j) for i in range(len(made)) for j in range(len(made.row(i)))]
         assert list(zip(at.tolist(), positions.tolist(), strict=True)) == flat
         assert made.locate(np.array([-1]))[0].tolist() == [-1]
+        assert made.at(at, positions).tolist() == [int(made.row(i)[j]) for i, j in flat]
+        assert made.at(np.array([-1]), np.array([0])).tolist() == [-1]
 
     def test_a_split_has_every_row_once(self, model: TransformerBridge) -> None:
         made = Corpus.from_texts(model, TEXTS * 20)

@@ -396,11 +396,13 @@ class Decoder:
             z = layer.attend(rotated_q, rotated_k, v)
             attn_out = layer.attn_out(z)
             read = layer.mlp_reads(resid, attn_out)
-            mlp_out = layer.mlp_out(read)
+            if "neuron" in also:
+                neurons, mlp_out = layer.neurons_and_out(read)
+                kept.neuron.append(neurons)
+            else:
+                mlp_out = layer.mlp_out(read)
             if "pattern" in also:
                 kept.pattern.append(layer.pattern(rotated_q, rotated_k))
-            if "neuron" in also:
-                kept.neuron.append(layer.neurons(read))
             made = (resid, q, k, rotated_q, rotated_k, v, z, attn_out, mlp_out)
             for field, value in zip(dataclasses.fields(Activations), made, strict=False):
                 getattr(kept, field.name).append(value)

@@ -141,6 +141,8 @@ def family(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown units {kind!r}; expected one of {', '.join(KINDS)}")
+    if directions is not None and dictionary is not None:
+        raise ValueError("give directions or a dictionary, not both: a unit is of one of them")
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"the model has layers 0 to {model.cfg.n_layers - 1}, not {layer}")
     site = "z" if kind == "head" else kind
@@ -161,17 +163,32 @@ def family(
     return Family(kind, layer, site, hook, width)
 
 
-def family_of(model: TransformerBridge, unit: Unit | str) -> tuple[Family, int]:
-    """The family of a unit that needs nothing but the model, and its index there.
+def family_of(
+    model: TransformerBridge,
+    unit: Unit | str,
+    *,
+    directions: Float[Tensor, "direction width"] | None = None,
+    dictionary: Any = None,
+) -> tuple[Family, int]:
+    """The family of a unit, and its index there.
+
+    Args:
+        model: The bridge.
+        unit: Which one; with directions or a dictionary its kind is the site that they read.
+        directions: As for `family`.
+        dictionary: As for `family`.
+
+    Returns:
+        Both.
 
     Raises:
-        ValueError: If the model has no such unit.
+        ValueError: If there is no such unit.
     """
     named = Unit.parse(unit) if isinstance(unit, str) else unit
-    found = family(model, named.kind, named.layer)
+    found = family(model, named.kind, named.layer, directions=directions, dictionary=dictionary)
     if not 0 <= named.index < found.size:
         raise ValueError(
-            f"layer {named.layer} has {named.kind} 0 to {found.size - 1}, not {named.index}"
+            f"layer {named.layer} has {found.kind} 0 to {found.size - 1}, not {named.index}"
         )
     return found, named.index
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,13 +131,27 @@ def fingerprint(model: TransformerBridge) -> str:
     known = _fingerprints.get(model)
     if known is not None and known[0] == state:
         return known[1]
-    digest = hashlib.sha256(json.dumps(_configuration(model), sort_keys=True).encode())
+    made = digest(json.dumps(_configuration(model), sort_keys=True), named)
+    _fingerprints[model] = (state, made)
+    return made
+
+
+def digest(configuration: str, named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Sha256 over a configuration and named tensors; devices do not matter.
+
+    Args:
+        configuration: Whatever the function that the tensors compute depends on besides them.
+        named: Name and values, in an order that does not change.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    made = hashlib.sha256(configuration.encode())
     for name, value in named:
         array = value.detach().cpu().contiguous()
-        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
-        digest.update(array.flatten().view(_bytes_dtype()).numpy().data)
-    _fingerprints[model] = (state, digest.hexdigest())
-    return digest.hexdigest()
+        made.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        made.update(array.flatten().view(_bytes_dtype()).numpy().data)
+    return made.hexdigest()
 
 
 def _weights(model: TransformerBridge) -> list[tuple[str, torch.Tensor]]:

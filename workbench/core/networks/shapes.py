@@ -27,6 +27,10 @@ from jaxtyping import Bool, Float32, Float64, Int64
 SIZE = 32
 CLASSES = ("sphere", "cylinder", "saddle", "texture", "edge", "curve")
 _NOISE = 0.02
+# Below that a shape is a few pixels.
+_SMALLEST = 8
+# Of what a fair coin decides.
+_HALF = 0.5
 _AMBIENT = 0.25
 
 # An image in the making: [example, row, column]; a number per image: [example, 1, 1].
@@ -65,13 +69,13 @@ def render(n: int, *, seed: int = 0, size: int = SIZE) -> Shapes:
     Raises:
         ValueError: If n or size is too small to make images.
     """
-    if n < 1 or size < 8:  # noqa: PLR2004 - below that a shape is a few pixels
+    if n < 1 or size < _SMALLEST:
         raise ValueError(
             f"n = {n}, size = {size}; expected at least one image of at least 8 pixels"
         )
     random = np.random.default_rng(seed)
     labels = random.permutation(np.arange(n) % len(CLASSES)).astype(np.int64)
-    coloured = random.random(n) < 0.5  # noqa: PLR2004 - half of them
+    coloured = random.random(n) < _HALF
     planes, masks, lights = np.zeros((n, size, size)), np.zeros((n, size, size)), np.zeros((n, 3))
     for label, name in enumerate(CLASSES):
         chosen = np.flatnonzero(labels == label)
@@ -105,7 +109,7 @@ class _Scene:
         return self.random.uniform(low, high, (self.n, 1, 1))
 
     def chance(self) -> Bool[np.ndarray, "example one one"]:
-        return self.random.random((self.n, 1, 1)) < 0.5  # noqa: PLR2004 - a fair coin
+        return self.random.random((self.n, 1, 1)) < _HALF
 
     def inside(self, distance: _Plane) -> _Plane:
         """Coverage of pixels by what lies at a negative distance, softened over one pixel."""
@@ -199,7 +203,7 @@ def _coloured(
     mean = (planes * masks).sum((1, 2)) / cover
     gap = random.uniform(0.25, 0.45, n)
     shade = np.where(mean + gap > 1, mean - gap, np.where(mean - gap < 0, mean + gap, mean))
-    sign = np.where(random.random(n) < 0.5, -1, 1)  # noqa: PLR2004 - a fair coin
+    sign = np.where(random.random(n) < _HALF, -1, 1)
     shade = np.where(shade == mean, mean + sign * gap, shade)[:, None, None, None]
     mask = masks[:, None]
     return mask * planes[:, None] * tints[0] + (1 - mask) * shade * tints[1]

@@ -8,7 +8,6 @@ so that a result can say exactly which network it belongs to.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import weakref
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 import safetensors
 import safetensors.torch
-import torch
 
+from workbench.core.models import card
 from workbench.core.networks import architectures
 
 if TYPE_CHECKING:
@@ -193,12 +192,7 @@ def network_fingerprint(network: HookedRootModule) -> str:
     """
     config = getattr(network, "cfg", None)
     ours = isinstance(config, architectures.Config)
-    digest = hashlib.sha256((repr(config) if ours else str(network)).encode())
-    for name, value in sorted(network.state_dict().items()):
-        array = value.detach().cpu().contiguous()
-        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
-        digest.update(array.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return card.digest(repr(config) if ours else str(network), sorted(network.state_dict().items()))
 
 
 def _unknown(name: str) -> str:

@@ -320,6 +320,14 @@ class Corpus:
         at = index if self.chosen is None else int(self.chosen[index])
         return np.asarray(self.tokens[self.starts[at] : self.starts[at + 1]])
 
+    def at(
+        self, rows: Int[np.ndarray, "*any"], positions: Int[np.ndarray, "*any"]
+    ) -> Int[np.ndarray, "*any"]:
+        """Tokens by row and position; -1 for row -1, which is none."""
+        clipped = rows.clip(min=0)
+        begins = self.starts[clipped if self.chosen is None else self.chosen[clipped]]
+        return np.where(rows < 0, -1, self.tokens[begins + positions].astype(np.int64))
+
     def take(self, rows: Sequence[int] | Int[np.ndarray, " row"]) -> Corpus:
         """Some of the rows as a corpus of their own; they are not copied.
 
@@ -457,12 +465,14 @@ def _documents(file: Path, column: str) -> Iterator[str]:
                         yield _text(json.loads(line), column, number)
                 return
             held: list[str] = []
+            length = 0
             for line in lines:
-                if not line.strip() or sum(map(len, held)) > _LONGEST:
+                if not line.strip() or length > _LONGEST:
                     yield "".join(held)
-                    held = []
+                    held, length = [], 0
                 if line.strip():
                     held.append(line)
+                    length += len(line)
             yield "".join(held)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CorpusError(f"{file.name} cannot be read: {error}") from error
