@@ -63,6 +63,14 @@ class NotTakenApart(ValueError):
         self.reason = reason
 
 
+class _Reached(Exception):
+    """The neurons are there; what the MLP makes of them is not asked for."""
+
+    def __init__(self, activation: Tensor) -> None:
+        super().__init__()
+        self.activation = activation
+
+
 @dataclasses.dataclass(frozen=True)
 class Activations:
     """What one run left behind, one entry a layer.
@@ -133,7 +141,7 @@ class Layer:
 
     def normed(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The stream as attention reads it."""
-        return _by_row(getattr(self._block, "ln1", None), resid)
+        return _normed(getattr(self._block, "ln1", None), resid)
 
     def project(
         self, name: str, normed: Float[Tensor, "*rows d_model"]
@@ -237,7 +245,7 @@ class Layer:
     def attn_out(self, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows d_model"]:
         """What attention adds to the stream, given the output of every head."""
         projected = _by_row(self._attn.o, z.flatten(-2))
-        return _by_row(getattr(self._block, "ln1_post", None), projected)
+        return _normed(getattr(self._block, "ln1_post", None), projected)
 
     def head_outputs(
         self, z: Float[Tensor, "*rows head d_head"]
@@ -275,7 +283,18 @@ class Layer:
 
     def neurons(self, read: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows neuron"]:
         """MLP activations after the nonlinearity, given the stream that it reads."""
-        return self.neurons_and_out(read)[0]
+
+        def stop(_: Any, args: tuple[Tensor, ...]) -> None:
+            raise _Reached(args[0])
+
+        handle = self._mlp.out.register_forward_pre_hook(stop)
+        try:
+            self.mlp_out(read)
+        except _Reached as reached:
+            return reached.activation.reshape(*read.shape[:-1], -1)
+        finally:
+            handle.remove()
+        raise NotTakenApart("its MLP has no output projection that reads the neurons")
 
     def neurons_and_out(
         self, read: Float[Tensor, "*rows d_model"]
@@ -296,10 +315,10 @@ class Layer:
     def _mlp_normed(self, read: Tensor) -> Tensor:
         # Parallel blocks of some families normalise once for both readers.
         name = "ln2" if hasattr(self._block, "ln2") else "ln1"
-        return _by_row(getattr(self._block, name, None), read)
+        return _normed(getattr(self._block, name, None), read)
 
     def _post_mlp(self, out: Tensor) -> Tensor:
-        return _by_row(getattr(self._block, "ln2_post", None), out)
+        return _normed(getattr(self._block, "ln2_post", None), out)
 
     def mlp_reads(self, resid: Tensor, attn_out: Tensor) -> Tensor:
         """The stream that the MLP reads."""
@@ -422,7 +441,7 @@ class Decoder:
         Returns:
             One logit a token.
         """
-        normed = _by_row(self._model.ln_final, resid)
+        normed = _normed(self._model.ln_final, resid)
         inner = self._model.unembed.original_component
         if tokens is None:
             out = _by_row(self._model.unembed, normed)
@@ -602,6 +621,21 @@ def _by_row(module: Any, rows: Tensor) -> Tensor:
     out = module(rows.reshape(1, -1, rows.shape[-1]))
     out = out[0] if isinstance(out, tuple) else out
     return out.reshape(*rows.shape[:-1], -1)
+
+
+def _normed(module: Any, rows: Tensor) -> Tensor:
+    """Apply a norm to each row, without the scale that a bridge computes beside it for its hooks.
+
+    Where a bridge gives what its original component gives, that alone is run.
+    """
+    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+
+    is_plain = type(module).__dict__.get("forward", NormalizationBridge.forward)
+    if isinstance(module, NormalizationBridge) and is_plain is NormalizationBridge.forward:
+        folded = getattr(module.config, "layer_norm_folding", False)
+        if module.use_native_layernorm_autograd or folded:
+            return _by_row(module.original_component, rows)
+    return _by_row(module, rows)
 
 
 def _gap(mine: Tensor, theirs: Tensor) -> float:

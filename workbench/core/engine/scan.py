@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 Consume = Callable[[int, Float[Tensor, "token unit"]], None]
-# So many times as many values as are kept are worth a look at what is equal among them.
-_MANY = 8
+# Into so many runs of tokens a table is parted, of which later ones are seldom worth a look.
+_RUNS = 128
 # Which activation of a layer each hook point shows.
 _STREAMS = ("resid_pre", "z", "attn_out", "neuron", "mlp_out", "resid_post")
 
@@ -130,6 +130,9 @@ class Reader:
             if number == self._last and not any(here[kind] for kind in _STREAMS[3:]):
                 return
             read = layer.mlp_reads(resid, attn_out)
+            if number == self._last and not any(here[kind] for kind in _STREAMS[4:]):
+                show("neuron", layer.neurons(read))
+                return
             if here["neuron"]:
                 neurons, mlp_out = layer.neurons_and_out(read)
                 show("neuron", neurons)
@@ -214,60 +217,47 @@ class Extremes:
     def meet(self, table: Float[Tensor, "token unit"], places: Int[Tensor, " token"]) -> None:
         """Take in the values of some more tokens.
 
+        1. The largest value of each run of tokens, of every unit.
+        2. A run in which nothing is above what is kept already is not read again.
+
         Args:
             table: The values.
             places: Where the tokens stand in the corpus.
         """
-        most, least = self._bounds(table)
-        changed = (most > least).nonzero()[:, 0]
-        if not len(changed):
-            return
-        # Later in a corpus few units change, and reading these alone is cheaper.
-        if 2 * len(changed) < table.shape[1]:
-            columns = table[:, changed]
-        else:
-            changed, columns = torch.arange(table.shape[1], device=table.device), table
-        bound = least[changed]
-        larger = columns > bound if self.sign > 0 else columns < -bound
-        tokens, units = larger.nonzero(as_tuple=True)
-        if len(tokens) > _MANY * self.values.shape[1] * len(changed):
-            self._leave_out_ties(columns, larger)
-            tokens, units = larger.nonzero(as_tuple=True)
-        self._merge(changed[units], columns[tokens, units] * self.sign, places[tokens])
+        length = max(1, len(table) // _RUNS)
+        whole = len(table) - len(table) % length
+        runs = table[:whole].unflatten(0, (-1, length))
+        most = runs.amax(1) if self.sign > 0 else -runs.amin(1)
+        bound, worth = self._worth_a_look(most)
+        units, found = worth.T.nonzero(as_tuple=True)
+        if len(units):
+            near = runs[found, :, units] * self.sign
+            hits, offsets = (near > bound[units, None]).nonzero(as_tuple=True)
+            tokens = found[hits] * length + offsets
+            self._merge(units[hits], near[hits, offsets], places[tokens])
+        if whole < len(table):
+            self.meet(table[whole:], places[whole:])
 
-    def _bounds(
-        self, table: Float[Tensor, "token unit"]
-    ) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]:
-        """Each unit's largest value here, and a bound that what is kept must be above.
+    def _worth_a_look(
+        self, most: Float[Tensor, "run unit"]
+    ) -> tuple[Float[Tensor, " unit"], Bool[Tensor, "run unit"]]:
+        """A bound that what is kept must be above, and in which runs something is.
 
-        At least k values are no smaller than the least of the maxima of k parts of the table, so
-        what is smaller is none of the k largest.
+        At least k values are no smaller than the k-th largest of the runs' largest values, so what
+        is smaller is none of the k largest. Of runs whose largest value is that very one the first
+        k are enough, as of equal values the first is kept; where a unit is silent, all are equal.
         """
         k = self.values.shape[1]
-        last = self.values[:, -1]
-        if len(table) < k:
-            return self._largest(table), last
-        parts = [self._largest(part) for part in table.tensor_split(k)]
-        maxima = torch.stack(parts)
-        # Above the number before it is at least as large.
-        just_below = torch.nextafter(maxima.amin(0), torch.tensor(-torch.inf).to(maxima))
-        return maxima.amax(0), torch.maximum(last, just_below)
-
-    def _largest(self, table: Float[Tensor, "token unit"]) -> Float[Tensor, " unit"]:
-        return table.amax(0) if self.sign > 0 else -table.amin(0)
-
-    def _leave_out_ties(
-        self, columns: Float[Tensor, "token unit"], larger: Bool[Tensor, "token unit"]
-    ) -> None:
-        """Where very many values are equal, as zeros are, keep those that are met first."""
-        k = self.values.shape[1]
-        crowded = (larger.sum(0) > k).nonzero()[:, 0]
-        here = columns[:, crowded]
-        last = here.topk(k, dim=0, largest=self.sign > 0).values[-1]
-        above = here > last if self.sign > 0 else here < last
-        equal = here == last
-        first = equal & (equal.cumsum(0) <= k - above.sum(0))
-        larger[:, crowded] &= above | first
+        bound = self.values[:, -1].clone()
+        worth = most > bound
+        crowded = (worth.sum(0) > k).nonzero()[:, 0]
+        if len(crowded):
+            here = most[:, crowded]
+            last = here.topk(k, dim=0).values[-1]
+            equal = here == last
+            worth[:, crowded] = (here > last) | (equal & (equal.cumsum(0) <= k))
+            bound[crowded] = torch.nextafter(last, torch.tensor(-torch.inf).to(last))
+        return bound, worth
 
     def _merge(
         self,
@@ -275,9 +265,9 @@ class Extremes:
         values: Float[Tensor, " hit"],
         places: Int[Tensor, " hit"],
     ) -> None:
-        """Put new values among those that are kept."""
-        # By unit, and of one unit in the order in which they are met.
-        units, order = torch.sort(units, stable=True)
+        """Put new values, by unit and in the order in which they are met, among those kept."""
+        if not len(units):
+            return
         changed, counts = torch.unique_consecutive(units, return_counts=True)
         group = torch.repeat_interleave(torch.arange(len(changed), device=units.device), counts)
         first = torch.cumsum(counts, 0) - counts
@@ -285,7 +275,7 @@ class Extremes:
         shape = (len(changed), int(counts.max()))
         new = torch.full(shape, -torch.inf, dtype=values.dtype, device=values.device)
         where = torch.full(shape, -1, dtype=torch.long, device=values.device)
-        new[group, slot], where[group, slot] = values[order], places[order]
+        new[group, slot], where[group, slot] = values, places
         both = torch.cat([self.values[changed], new], 1)
         best = torch.sort(both, dim=1, descending=True, stable=True).indices
         best = best[:, : self.values.shape[1]]
