@@ -31,6 +31,12 @@ def documents(n: int, seed: int = 0) -> list[grammar.Document]:
     return [grammar.sample(rng) for _ in range(n)]
 
 
+@pytest.fixture(scope="module")
+def many() -> list[grammar.Document]:
+    """What several tests look at."""
+    return documents(20_000)
+
+
 # The probabilities
 
 
@@ -145,10 +151,11 @@ def test_random_sequences_occur_as_often_as_their_probability_says() -> None:
     assert chi_square < 86.7
 
 
-def test_the_closed_form_of_the_entropy_agrees_with_a_large_sample() -> None:
-    drawn = documents(20_000)
-    surprise = [document.neg_log_probability for document in drawn]
-    lengths = [document.predicted for document in drawn]
+def test_the_closed_form_of_the_entropy_agrees_with_a_large_sample(
+    many: list[grammar.Document],
+) -> None:
+    surprise = [document.neg_log_probability for document in many]
+    lengths = [document.predicted for document in many]
     error = statistics.stdev(lengths) / math.sqrt(len(lengths))
     assert abs(statistics.fmean(lengths) - grammar.mean_tokens()) < 4 * error
     entropy = grammar.entropy_per_token()
@@ -179,13 +186,15 @@ def test_training_documents_hold_no_held_out_combination() -> None:
             assert not sentences.is_held_out(("induction", left, right))
 
 
-def test_no_held_out_pair_of_names_is_read_in_the_corpus_itself() -> None:
+def test_no_held_out_pair_of_names_is_read_in_the_corpus_itself(
+    many: list[grammar.Document],
+) -> None:
     tokenizer = grammar_4l.build_tokenizer()
     ids = {word: index for index, word in enumerate(grammar.vocabulary())}
     frame = sentences.INDIRECT_OBJECT.frames[0]
     pattern = re.compile(r"When (\w+) and (\w+) went to the \w+, (\w+) gave a \w+ to (\w+)\.")
     seen: set[tuple[str, ...]] = set()
-    for document in documents(20_000):
+    for document in many:
         if "went" in document.words:
             text = tokenizer.decode([ids[word] for word in document.words])
             for first, second, giver, receiver in pattern.findall(text):
@@ -208,11 +217,11 @@ def test_the_longest_document_fits_the_context() -> None:
     assert max(grammar.BLOCK_LENGTHS) * max(grammar.REPEATS) + 2 <= grammar.N_CTX
 
 
-def test_the_vocabulary_is_what_documents_use() -> None:
+def test_the_vocabulary_is_what_documents_use(many: list[grammar.Document]) -> None:
     vocabulary = grammar.vocabulary()
     assert vocabulary[:4] == ["<pad>", "<bos>", "<eos>", "<unk>"]
     assert len(set(vocabulary)) == len(vocabulary) == 440
-    used = {word for document in documents(20_000) for word in document.words}
+    used = {word for document in many for word in document.words}
     assert used - set(vocabulary) == set()
     # Years begin at 02 and later ones at 03.
     assert set(vocabulary) - used <= {"<pad>", "<unk>", "00", "01", "02"}
