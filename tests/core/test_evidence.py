@@ -95,3 +95,13 @@ def test_effects_are_ratios_of_means_and_nan_where_there_is_nothing_to_divide_by
     assert interval[:, 0].tolist() == [3 / 4, 1.0]
     found, interval = evidence.effects(moved, gaps, False, evidence.DEFAULT_BOOTSTRAP)
     assert np.isnan(found).all() and np.isnan(interval).all() and interval.shape == (2, 2)
+
+
+def test_a_p_value_counts_the_value_in() -> None:
+    null = np.array([0.0, 1.0, 2.0, 2.0])
+    assert [evidence.p_value(value, null) for value in (3.0, 2.0, 0.5, -1.0)] == [0.2, 0.6, 0.8, 1]
+    # As scipy counts it for a permutation test of the same null.
+    drawn = np.random.default_rng(0).normal(size=199)
+    percentile = scipy.stats.percentileofscore(drawn, drawn[17], kind="strict")
+    expected = (1 + len(drawn) * (1 - percentile / 100)) / (1 + len(drawn))
+    assert evidence.p_value(float(drawn[17]), drawn) == pytest.approx(expected)

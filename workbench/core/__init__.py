@@ -42,5 +42,8 @@ Glossary of axes. Shape strings use these names and no others:
 - channel, restart, step: of a layer or a picture; searches from different starts; steps of one
 - candidate, member, iteration, listed: texts that are tried, prices of fluency, rounds, and tokens
   that are tried at a position
+- axis, kept, kept_and_rest: directions in which a set of vectors varies, those of them that are
+  kept, and these with all others as one
+- own_and_sample: a statistic itself, and what chance gives in its place
 - sample, set, curve: random circuits, random sets of components, and sizes of a circuit
 """

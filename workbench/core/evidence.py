@@ -145,6 +145,19 @@ def sign_flip_p_values(
     return np.asarray(result.pvalue)
 
 
+def p_value(value: float, null: Float[np.ndarray, " sample"]) -> float:
+    """Of a value at least as large, were it one of the null.
+
+    Args:
+        value: What was measured.
+        null: The same where there is nothing to find.
+
+    Returns:
+        The share of these that are as large, the value counted in; so it is never 0.
+    """
+    return float((1 + (null >= value).sum()) / (1 + len(null)))
+
+
 def adjusted_for_discoveries(p_values: Float[np.ndarray, "*cell"]) -> Float[np.ndarray, "*cell"]:
     """Benjamini-Hochberg adjusted p-values over every cell that was looked at.
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import datasets
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -76,6 +80,104 @@ class TestWaysIn:
         assert isinstance(made.tokens, np.memmap)
         table = Corpus.from_tokens(model, stream[:6].reshape(2, 3))
         assert table.fingerprint == made.fingerprint
+
+
+class TestDatasets:
+    def test_a_saved_dataset_holds_the_same_documents(
+        self, model: TransformerBridge, tmp_path: Path
+    ) -> None:
+        table = datasets.Dataset.from_dict({"id": list(range(4)), "story": TEXTS})
+        # Two files: their order is that of the documents.
+        table.save_to_disk(tmp_path / "saved", num_shards=2)
+        opened = Corpus.open(model, tmp_path / "saved", column="story", cache=tmp_path / "cache")
+        assert opened.name == "saved"
+        assert rows(opened) == rows(Corpus.from_texts(model, TEXTS))
+        # The second time the tokens of before are opened; other documents are other tokens.
+        again = Corpus.open(model, tmp_path / "saved", column="story", cache=tmp_path / "cache")
+        assert again.fingerprint == opened.fingerprint
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+        table.select([0, 1]).save_to_disk(tmp_path / "saved")
+        fewer = Corpus.open(model, tmp_path / "saved", column="story", cache=tmp_path / "cache")
+        assert rows(fewer) == rows(Corpus.from_texts(model, TEXTS[:2]))
+
+    def test_a_folder_that_is_not_one_dataset_is_refused(
+        self, model: TransformerBridge, tmp_path: Path
+    ) -> None:
+        table = datasets.Dataset.from_dict({"text": TEXTS, "number": [1, 2, 3, 4]})
+        table.save_to_disk(tmp_path / "saved")
+        parts = datasets.DatasetDict({"train": table, "test": table})
+        parts.save_to_disk(tmp_path / "parts")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "damaged").mkdir()
+        for file in (tmp_path / "saved").iterdir():
+            content = file.read_bytes()
+            damage = b"nothing" if file.suffix == ".arrow" else content
+            (tmp_path / "damaged" / file.name).write_bytes(damage)
+        for name, column, said in (
+            ("parts", "text", r"open the folder of one of them \(test, train\)"),
+            ("folder", "text", "expected a folder that datasets.Dataset.save_to_disk wrote"),
+            ("damaged", "text", "damaged cannot be read: "),
+            ("saved", "story", "saved has no column 'story': it has text, number"),
+            ("saved", "number", "record 0 has no text in column 'number'"),
+        ):
+            with pytest.raises(CorpusError, match=said):
+                Corpus.open(model, tmp_path / name, column=column, cache=tmp_path / "cache")
+        assert not list((tmp_path / "cache").iterdir())
+        whole = Corpus.open(model, tmp_path / "parts" / "test", cache=tmp_path / "cache")
+        assert rows(whole) == rows(Corpus.from_texts(model, TEXTS))
+
+    def test_a_stream_of_data_files_gives_its_first_documents(
+        self, model: TransformerBridge, tmp_path: Path
+    ) -> None:
+        # The same reader as for the hub, on a folder that is laid out like one of its datasets.
+        folder = tmp_path / "stories"
+        folder.mkdir()
+        lines = "\n".join(json.dumps({"text": text}) for text in TEXTS)
+        (folder / "train.jsonl").write_text(lines)
+        every = Corpus.from_dataset(model, str(folder))
+        assert rows(every) == rows(Corpus.from_texts(model, TEXTS))
+        assert every.name == f"{folder} (train)"
+        first = Corpus.from_dataset(model, str(folder), limit=2)
+        assert rows(first) == rows(Corpus.from_texts(model, TEXTS[:2]))
+        with pytest.raises(CorpusError, match="record 0 has no text in column 'story'"):
+            Corpus.from_dataset(model, str(folder), column="story")
+        with pytest.raises(CorpusError, match=r"cannot be read from the hub: .*split"):
+            Corpus.from_dataset(model, str(folder), split="dev")
+        with pytest.raises(CorpusError, match="limit = 0; expected at least 1 document"):
+            Corpus.from_dataset(model, str(folder), limit=0)
+
+    def test_the_hub_is_asked_for_what_was_named_and_no_more_is_read_than_the_limit(
+        self, model: TransformerBridge, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Any] = []
+
+        def load(*names: str | None, **options: Any) -> Iterator[dict[str, str]]:
+            asked.append((names, options))
+            for text in ["ape bee", "cat", "dog"]:
+                asked.append(text)
+                yield {"text": text}
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        made = Corpus.from_dataset(model, "a/b", subset="small", split="test", limit=2)
+        assert rows(made) == rows(Corpus.from_texts(model, ["ape bee", "cat"]))
+        wanted = (("a/b", "small"), {"split": "test", "streaming": True})
+        assert asked == [wanted, "ape bee", "cat"]
+
+    def test_without_a_network_one_sentence_says_what_to_do(
+        self, model: TransformerBridge, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said = "the hub cannot be reached for the dataset 'a/b': try again with a network, or save"
+        # Tests run offline, so this is what the library itself does.
+        with pytest.raises(CorpusError, match=said):
+            Corpus.from_dataset(model, "a/b")
+
+        def breaks(*names: str | None, **options: Any) -> Iterator[dict[str, str]]:
+            yield {"text": "ape"}
+            raise httpx.ReadTimeout("the read operation timed out")
+
+        monkeypatch.setattr(datasets, "load_dataset", breaks)
+        with pytest.raises(CorpusError, match="'a/b' cannot be read from the hub: the read opera"):
+            Corpus.from_dataset(model, "a/b")
 
 
 class TestRows:

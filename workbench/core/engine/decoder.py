@@ -183,9 +183,15 @@ class Layer:
             return x
         cos, sin = (table[positions].unsqueeze(-2) for table in self._rotation)
         width = cos.shape[-1]
+        if x.ndim > positions.ndim + len("head d_head".split()):
+            # Written out for all heads, they meet a whole prompt at once instead of head by head.
+            cos, sin = (table.expand(*x.shape[-3:-1], width).contiguous() for table in (cos, sin))
         turning, rest = x[..., :width], x[..., width:]
         first, second = turning.chunk(2, dim=-1)
-        turned = turning * cos + torch.cat((-second, first), dim=-1) * sin
+        before, after = sin.chunk(2, dim=-1)
+        turned = torch.addcmul(
+            turning * cos, torch.cat((second, first), dim=-1), torch.cat((-before, after), dim=-1)
+        )
         return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
     def attend(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 
+from workbench.core import results
 from workbench.core.engine import running, sites
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Family:
         site: Site that it is read from.
         hook: Its hook point.
         size: How many units there are.
+        device: Where the model is, and so every vector of a unit.
     """
 
     kind: str
@@ -82,6 +84,7 @@ class Family:
     site: str
     hook: str
     size: int
+    device: torch.device
     _written: Float[Tensor, "head d_head d_model"] | None = None
     _directions: Float[Tensor, "direction width"] | None = None
     _dictionary: Any = None
@@ -108,8 +111,8 @@ class Family:
         if self._directions is not None:
             return self._directions[index]
         if self._dictionary is not None:
-            return self._dictionary.W_dec[index].detach()
-        return torch.eye(self.size)[index]
+            return self._dictionary.W_dec[index].detach().to(self.device)
+        return torch.eye(self.size, device=self.device)[index]
 
     def unit(self, index: int) -> Unit:
         """One of them by name."""
@@ -149,18 +152,17 @@ def family(
     hook = sites.SITES[site].hook_name(layer)
     running.require_hooks(model, [hook])
     width = int(model.cfg.d_mlp or 0) if kind == "neuron" else int(model.cfg.d_model)
+    device = torch.device(str(model.cfg.device))
     if directions is not None:
-        return Family(
-            "direction", layer, site, hook, len(directions), None, _unit(directions, width)
-        )
+        vectors = _unit(directions, width).to(device)
+        return Family("direction", layer, site, hook, len(vectors), device, _directions=vectors)
     if dictionary is not None:
-        return Family(
-            "latent", layer, site, hook, _latents(dictionary, width), _dictionary=dictionary
-        )
+        latents = _latents(dictionary, width)
+        return Family("latent", layer, site, hook, latents, device, _dictionary=dictionary)
     if kind == "head":
         written = model.blocks[layer].attn.W_O.detach()
-        return Family(kind, layer, site, hook, int(model.cfg.n_heads), written)
-    return Family(kind, layer, site, hook, width)
+        return Family(kind, layer, site, hook, int(model.cfg.n_heads), device, written)
+    return Family(kind, layer, site, hook, width, device)
 
 
 def family_of(
@@ -191,6 +193,23 @@ def family_of(
             f"layer {named.layer} has {found.kind} 0 to {found.size - 1}, not {named.index}"
         )
     return found, named.index
+
+
+def marks(directions: Float[Tensor, "direction width"] | None, dictionary: Any) -> dict[str, str]:
+    """What the provenance of a result says of the vectors that its units were read with.
+
+    Args:
+        directions: As for `family`.
+        dictionary: As for `family`.
+
+    Returns:
+        A mark of the directions, or of the dictionary's decoder; nothing for a model's own units.
+    """
+    given = {
+        "directions": directions,
+        "dictionary": None if dictionary is None else dictionary.W_dec,
+    }
+    return {name: results.mark(array) for name, array in given.items() if array is not None}
 
 
 def _unit(

@@ -9,13 +9,16 @@
    `CHUNK` tokens, padded on the right. Which rows meet in a chunk depends on the corpus alone. A
    forward pass of the same chunk gives the same bits, so whatever goes over a corpus does, too,
    however it is interrupted.
+4. Hugging Face datasets come in as a folder of their `save_to_disk` (offline), or as a stream from
+   the hub; nothing but `from_dataset` uses a network.
 
 Padding stands on the right and no position of a causal model sees what is to the right of it, so
 what is computed for real tokens does not depend on it. Special tokens (BOS, EOS, padding) are read
 like all others, but do not count: many units are largest at BOS, which says nothing about text.
 `Chunk.counted` says which tokens count.
 
-Limits: rows of one document do not see each other.
+Limits: rows of one document do not see each other. What is streamed from the hub is held in memory
+and read anew each time; for more than that, save the dataset and open its folder.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -54,6 +58,8 @@ _PIECE = 4096
 # Texts that are tokenized together, and characters of a document that go together at the most.
 _TEXTS, _LONGEST = 256, 100_000
 _ENDINGS = (".txt", ".jsonl", ".npy")
+# What marks a folder as one dataset, and as several of them (splits), to Hugging Face's library.
+_DATASET, _SPLITS = "state.json", "dataset_dict.json"
 
 
 class CorpusError(ValueError):
@@ -192,6 +198,39 @@ class Corpus:
         )
 
     @classmethod
+    def from_dataset(
+        cls,
+        model: TransformerBridge,
+        name: str,
+        *,
+        split: str = "train",
+        column: str = "text",
+        subset: str | None = None,
+        limit: int | None = None,
+    ) -> Corpus:
+        """Stream a dataset of the Hugging Face hub: its first documents, or all of them.
+
+        Args:
+            model: Whose tokenizer and context to use.
+            name: Of the dataset on the hub, or of a folder of data files.
+            split: Which part of it.
+            column: The column that holds the text.
+            subset: Which of its configurations, where it has several.
+            limit: How many documents are read; None for all. They are held in memory.
+
+        Returns:
+            The corpus.
+
+        Raises:
+            CorpusError: If there is no network, the hub has no such dataset, subset, split or
+                column, the column holds no text, or the limit is below 1.
+        """
+        if limit is not None and limit < 1:
+            raise CorpusError(f"limit = {limit}; expected at least 1 document, or None for all")
+        records = itertools.islice(_streamed(name, subset, split), limit)
+        return cls.from_records(model, records, column=column, name=f"{name} ({split})")
+
+    @classmethod
     def open(
         cls,
         model: TransformerBridge,
@@ -201,12 +240,13 @@ class Corpus:
         length: int | None = None,
         cache: str | os.PathLike[str] | None = None,
     ) -> Corpus:
-        """Open a file: text (documents between empty lines), JSON lines, or an array of tokens.
+        """Open text (documents between empty lines), JSON lines, an array of tokens, or a dataset.
 
         Args:
             model: Whose tokenizer and context to use.
-            path: Ends in .txt, .jsonl or .npy (memory-mapped, never unpickled).
-            column: Of JSON lines.
+            path: Ends in .txt, .jsonl or .npy (memory-mapped, never unpickled), or is a folder that
+                `datasets.Dataset.save_to_disk` wrote.
+            column: Of JSON lines and datasets.
             length: Of the rows that a stream of tokens is cut into.
             cache: Where tokenized files are kept; a folder beside the run store's results if not
                 given.
@@ -215,14 +255,17 @@ class Corpus:
             The corpus.
 
         Raises:
-            CorpusError: If the file is missing, empty, or something else.
+            CorpusError: If the file or folder is missing, empty, or something else.
         """
         file = Path(path)
-        if file.suffix not in _ENDINGS:
+        if file.is_dir():
+            _require_dataset(file)
+        elif file.suffix not in _ENDINGS:
             raise CorpusError(
-                f"{file.name} is no corpus: expected a file ending in .txt, .jsonl or .npy"
+                f"{file.name} is no corpus: expected a file ending in .txt, .jsonl or .npy, or the "
+                "folder of a saved dataset"
             )
-        if not file.is_file():
+        elif not file.is_file():
             raise CorpusError(f"{file} is not there")
         if file.suffix == ".npy":
             try:
@@ -237,7 +280,8 @@ class Corpus:
         place = Path(cache) if cache is not None else runs.default_root() / "corpora"
         folder = place / _mark(model, file, column)
         if not (folder / "starts.npy").is_file():
-            _tokenize(model, _documents(file, column), folder, file.name)
+            texts = _saved(file, column) if file.is_dir() else _documents(file, column)
+            _tokenize(model, texts, folder, file.name)
         return cls(
             file.name,
             np.load(folder / "tokens.npy", mmap_mode="r"),
@@ -478,6 +522,62 @@ def _documents(file: Path, column: str) -> Iterator[str]:
         raise CorpusError(f"{file.name} cannot be read: {error}") from error
 
 
+def _require_dataset(folder: Path) -> None:
+    """Refuse a folder that holds no dataset, or several."""
+    if (folder / _SPLITS).is_file():
+        splits = sorted(path.parent.name for path in folder.glob(f"*/{_DATASET}"))
+        raise CorpusError(
+            f"{folder.name} holds the splits of a dataset: open the folder of one of them "
+            f"({', '.join(splits)})"
+        )
+    if not (folder / _DATASET).is_file():
+        raise CorpusError(
+            f"{folder.name} is no corpus: expected a folder that datasets.Dataset.save_to_disk "
+            f"wrote, which holds {_DATASET}"
+        )
+
+
+def _saved(folder: Path, column: str) -> Iterator[str]:
+    """Texts of a saved dataset, read in a stream."""
+    import datasets
+
+    try:
+        dataset = datasets.load_from_disk(os.fspath(folder))
+        if column not in dataset.column_names:
+            raise CorpusError(
+                f"{folder.name} has no column {column!r}: it has {', '.join(dataset.column_names)}"
+            )
+        for number, record in enumerate(dataset.select_columns(column)):
+            yield _text(record, column, number)
+    except CorpusError:
+        raise
+    # Arrow says in its own kinds of error what is wrong with a file, the library in others.
+    except Exception as error:
+        raise CorpusError(f"{folder.name} cannot be read: {_first_line(error)}") from error
+
+
+def _streamed(name: str, subset: str | None, split: str) -> Iterator[Any]:
+    """Records of a dataset on the hub; the only use of a network."""
+    import datasets
+
+    try:
+        yield from datasets.load_dataset(name, subset, split=split, streaming=True)
+    except ConnectionError as error:
+        raise CorpusError(
+            f"the hub cannot be reached for the dataset {name!r}: try again with a network, or "
+            "save it with datasets.Dataset.save_to_disk where there is one and open its folder"
+        ) from error
+    # A stream goes through several libraries, each with its own kinds of error.
+    except Exception as error:
+        raise CorpusError(
+            f"the dataset {name!r} cannot be read from the hub: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _text(record: Any, column: str, number: int) -> str:
     text = record.get(column) if hasattr(record, "get") else None
     if not isinstance(text, str):
@@ -489,9 +589,11 @@ def _text(record: Any, column: str, number: int) -> str:
 
 
 def _mark(model: TransformerBridge, file: Path, column: str) -> str:
-    """What the tokens of a file depend on."""
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256")
+    """What the tokens of a file, or of all files of a folder, depend on."""
+    digest = hashlib.sha256()
+    for part in sorted(file.glob("*")) if file.is_dir() else [file]:
+        with part.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     vocabulary = model.tokenizer.get_vocab() if model.tokenizer is not None else {}
     front = tokenization.front(model) if model.tokenizer is not None else ()
     digest.update(json.dumps([sorted(vocabulary.items()), model.cfg.n_ctx, front, column]).encode())
