@@ -2,8 +2,9 @@
 
 Both sides run in turns on the same rows in one process. The plain trunk is the Hugging Face model
 without its unembedding and without a hook, the fastest that anybody runs it; ours reads the same
-tokens, and reduces all MLP neurons of all layers. The other side caches every layer's neurons
-through the bridge (`run_with_cache` with a filter) and keeps the largest with `torch.topk`.
+tokens, and reduces all MLP neurons of all layers. The other sides cache through the bridge and keep
+the largest with `torch.topk`: everything (`run_with_cache` as it is), or every layer's neurons only
+(with a filter by name).
 
     python -m tests.benchmarks.features [scan | memory ...]
 """
@@ -70,15 +71,17 @@ def trunk(plain: transformers.PreTrainedModel, corpus: Corpus) -> Scan:
     return run
 
 
-def caching(model: TransformerBridge, corpus: Corpus) -> Scan:
-    """Every neuron cached, then the largest of each kept."""
+def caching(model: TransformerBridge, corpus: Corpus, *, everything: bool) -> Scan:
+    """All activations or every neuron cached, then the largest of each neuron kept."""
     names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
 
     def run() -> None:
         best: dict[str, torch.Tensor] = {}
         with torch.inference_mode():
             for chunk in corpus.chunks():
-                _, cache = model.run_with_cache(chunk.tokens, names_filter=names)
+                _, cache = model.run_with_cache(
+                    chunk.tokens, names_filter=None if everything else names
+                )
                 for name in names:
                     table = cache[name].flatten(0, 1)
                     known = [best[name], table] if name in best else [table]
@@ -102,7 +105,8 @@ def scan(kind: str, *, trials: int = TRIALS) -> tuple[float, float]:
     sides: dict[str, Scan] = {
         "trunk": trunk(plain, corpus),
         "ours": lambda: void(top_examples(model, corpus, "neuron", k=K)),
-        "caching": caching(model, corpus),
+        "caching": caching(model, corpus, everything=False),
+        "caching all": caching(model, corpus, everything=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for trial in range(trials + 1):
@@ -116,9 +120,11 @@ def scan(kind: str, *, trials: int = TRIALS) -> tuple[float, float]:
     tokens = corpus.n_tokens
     print(
         f"{kind:8} trunk {tokens / middle['trunk']:9,.0f} tokens/s   "
-        f"ours {tokens / middle['ours']:9,.0f}   caching {tokens / middle['caching']:9,.0f}   "
+        f"ours {tokens / middle['ours']:9,.0f}   caching {tokens / middle['caching']:9,.0f}, "
+        f"everything {tokens / middle['caching all']:9,.0f}   "
         f"{middle['trunk'] / middle['ours']:.2f} of the trunk, "
-        f"{middle['caching'] / middle['ours']:.1f} times caching"
+        f"{middle['caching'] / middle['ours']:.1f} times caching, "
+        f"{middle['caching all'] / middle['ours']:.1f} times caching everything"
     )
     return middle["trunk"] / middle["ours"], middle["caching"] / middle["ours"]
 

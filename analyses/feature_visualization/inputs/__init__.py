@@ -3,6 +3,8 @@
 1. `optimize_input` climbs the unit's activation from random inputs: vectors, sequences or images.
 2. `linear_region` takes one input and gives the exact affine map of the unit around it, and how far
    the nearest boundary of that map is.
+3. `interpolated_inputs` optimizes a row of inputs from one unit to another together, so that what
+   changes along the row is what has to change.
 
 Source: Olah, Mordvintsev and Schubert 2017, "Feature Visualization", doi 10.23915/distill.00007,
 and their library lucid; Hanin and Rolnick 2019, arXiv 1901.09021 (regions of ReLU networks).
@@ -15,6 +17,10 @@ the linear map around each can all differ.
 
 from analyses.feature_visualization.inputs.affine import LinearRegion, linear_region
 from analyses.feature_visualization.inputs.constraints import Ball, Box
+from analyses.feature_visualization.inputs.interpolation import (
+    InterpolatedInputs,
+    interpolated_inputs,
+)
 from analyses.feature_visualization.inputs.objectives import (
     Direction,
     Layer,
@@ -30,6 +36,7 @@ __all__ = [
     "Ball",
     "Box",
     "Direction",
+    "InterpolatedInputs",
     "Jitter",
     "Layer",
     "LinearRegion",
@@ -41,6 +48,7 @@ __all__ = [
     "Scale",
     "Target",
     "interpolate",
+    "interpolated_inputs",
     "linear_region",
     "optimize_input",
 ]

@@ -26,26 +26,27 @@ discrete step in it is invisible.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.subplots
 import torch
 from jaxtyping import Float, Float32, Float64
 
 from analyses.feature_visualization.inputs import (
     constraints,
+    drawing,
     objectives,
     parametrization,
     redirected,
     transforms,
     watching,
 )
-from workbench.core import plots, results
+from workbench.core import results
 from workbench.core.engine import running
 from workbench.core.networks import sources
 
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
 
 ANALYSIS = "feature_visualization.optimize_input"
+# Sees the best input of each restart so far, and its activation.
+Watch = Callable[[Float32[np.ndarray, "restart *shape"], Float64[np.ndarray, " restart"]], None]
 # How often, over a run, inputs are measured without transforms.
 _LOOKS = 16
 _MOST_SHOWN = 12
@@ -135,7 +138,7 @@ class OptimizedInput(results.Result):
         if self.best_example_input is not None and self.best_example_activation is not None:
             title = f"example {self.best_example}: {self.best_example_activation:.3g}"
             shown.append((title, self.best_example_input))
-        return _pictures(shown) if self.kind == "image" else _lines(shown)
+        return drawing.pictured(shown) if self.kind == "image" else drawing.lines(shown)
 
     def summary(self) -> str:
         """What was found, in words, with its comparisons."""
@@ -164,8 +167,20 @@ class OptimizedInput(results.Result):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Settings:
-    """How one optimization runs."""
+class Settings:
+    """How one optimization runs.
+
+    Attributes:
+        coordinates: In which inputs are optimized.
+        constraint: What inputs are allowed.
+        transforms: Random changes before each step.
+        steps: Steps of Adam.
+        lr: Its learning rate.
+        restarts: Inputs that are optimized side by side.
+        direction: 1 to climb, −1 to descend.
+        diversity: Weight of the restarts' similarity.
+        seed: Seed of the starts and the transforms.
+    """
 
     coordinates: parametrization.Parametrization
     constraint: constraints.Constraint
@@ -178,7 +193,7 @@ class _Settings:
     seed: int
 
 
-def optimize_input(
+def optimize_input(  # noqa: PLR0913 -- one call for all kinds of inputs; all but two have defaults
     network: HookedRootModule,
     unit: objectives.Objective,
     *,
@@ -194,6 +209,7 @@ def optimize_input(
     seed: int = 0,
     data: Float[np.ndarray, "example *shape"] | None = None,
     shape: tuple[int, ...] | None = None,
+    watch: Watch | None = None,
     progress: running.Progress | None = None,
 ) -> OptimizedInput:
     """Find the continuous inputs for which a unit is most (or least) active.
@@ -216,6 +232,8 @@ def optimize_input(
         seed: Seed of the starts, the transforms and the shuffling.
         data: Examples to compare with, or None.
         shape: Of one input; None for that of the data or, without data, of `network.cfg`.
+        watch: Called every few steps with the best input of each restart so far and its
+            activation, for whoever wants to see them grow.
         progress: Called with the fraction done and a note; may raise to cancel, which leaves
             nothing behind.
 
@@ -229,7 +247,7 @@ def optimize_input(
     started = time.perf_counter()
     report = progress or running.no_progress
     data = None if data is None else np.asarray(data, dtype=np.float32)
-    settings = _settings(
+    settings = settled(
         network,
         data,
         shape,
@@ -244,7 +262,7 @@ def optimize_input(
     watching.measured(copy, unit, np.zeros((1, *settings.coordinates.shape), np.float32))
     share = 0.5 if control else 1.0
     inputs, activations, trace = _climb(
-        copy, unit, settings, lambda done, note: report(share * done, note)
+        copy, unit, settings, lambda done, note: report(share * done, note), watch
     )
     best, quantile, of_data = _compared(copy, unit, data, activations, direction)
     controls = _Controls(None, None, None)
@@ -283,17 +301,33 @@ def optimize_input(
     )
 
 
-def _settings(
+def settled(
     network: HookedRootModule,
-    data: np.ndarray | None,
+    data: Float[np.ndarray, "example *shape"] | None,
     shape: tuple[int, ...] | None,
     *,
     name: str | None,
     changes: Sequence[transforms.Transform] | None,
     constraint: constraints.Constraint | None,
     numbers: tuple[int, int | float, int, int, int | float, int],
-) -> _Settings:
-    """Check every argument, and fill in what was left open."""
+) -> Settings:
+    """Check every argument, and fill in what was left open.
+
+    Args:
+        network: That is to be looked into.
+        data: Examples, or None.
+        shape: Of one input, or None for that of the data or of the network's configuration.
+        name: Of the parametrization, or None.
+        changes: Transforms, or None for those of the kind of input.
+        constraint: Or None for that of the kind of input and the data.
+        numbers: Steps, learning rate, restarts, direction, diversity, seed.
+
+    Returns:
+        How the optimization runs.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the shape is not known.
+    """
     steps, lr, restarts, direction, diversity, seed = numbers
     _require_numbers(steps, lr, restarts, direction, diversity)
     shape = _shape(network, data, shape)
@@ -302,7 +336,7 @@ def _settings(
     chosen = transforms.standard(kind, shape) if changes is None else tuple(changes)
     transforms.require(chosen, kind)
     allowed = constraint or constraints.default(kind, shape, data)
-    return _Settings(
+    return Settings(
         coordinates, allowed, chosen, steps, float(lr), restarts, direction, float(diversity), seed
     )
 
@@ -340,51 +374,93 @@ def _shape(
     return tuple(known)
 
 
-def _kind(settings: _Settings) -> str:
+def _kind(settings: Settings) -> str:
     return parametrization.kind_of(settings.coordinates.shape)
 
 
-def _climb(
+# What each input climbs and the loss of all of them, from activations and the inputs themselves.
+Score = Callable[[Mapping[str, torch.Tensor], torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def climb(
     network: HookedRootModule,
-    unit: objectives.Objective,
-    settings: _Settings,
+    hooks: Sequence[str],
+    settings: Settings,
+    score: Score,
+    *,
+    look: Callable[[Float32[np.ndarray, "restart *shape"]], None],
     report: running.Progress,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, their activations and the objective's trace, of one optimization."""
+) -> Float64[np.ndarray, "step restart"]:
+    """Move inputs by Adam along the gradient of a loss.
+
+    Args:
+        network: A private copy.
+        hooks: Hook points whose activations the score needs.
+        settings: How.
+        score: What each input climbs, larger is better, and the loss of all of them together.
+        look: Called every few steps and at the end with the inputs as they are, for the caller to
+            measure and keep what is best.
+        report: Called with the fraction done and a note.
+
+    Returns:
+        What each input climbed at each step, transforms included.
+
+    Raises:
+        ValueError: If a number stops being finite.
+    """
     device, dtype = watching.place_of(network)
     generator = torch.Generator().manual_seed(settings.seed)
     coordinates = settings.coordinates.start(settings.restarts, generator).to(device, dtype)
     coordinates.requires_grad_(True)
     optimizer = torch.optim.Adam([coordinates], lr=settings.lr)
     every = max(1, settings.steps // _LOOKS)
-    best = _Best(network, unit, settings)
     trace = np.empty((settings.steps, settings.restarts))
-    for step in range(settings.steps):
-        if step % every == 0:
-            report(step / settings.steps, f"step {step} of {settings.steps}")
-            best.look(coordinates)
-        values, loss = _objective(
-            network, unit, settings, _changed(coordinates, settings, generator)
-        )
-        # Restarts are told apart by the sum: each one's gradient is its own.
-        (coordinates.grad,) = torch.autograd.grad(loss, [coordinates])
-        optimizer.step()
-        trace[step] = values.detach().double().cpu().numpy()
-    best.look(coordinates)
+    with watching.watching(network, hooks) as held:
+        for step in range(settings.steps):
+            if step % every == 0:
+                report(step / settings.steps, f"step {step} of {settings.steps}")
+                look(_inputs(coordinates, settings))
+            inputs = _changed(coordinates, settings, generator)
+            with redirected.Redirected():
+                network(inputs)
+            values, loss = score(held, inputs)
+            # Inputs are told apart by the sum: each one's gradient is its own.
+            (coordinates.grad,) = torch.autograd.grad(loss, [coordinates])
+            optimizer.step()
+            trace[step] = values.detach().double().cpu().numpy()
+    look(_inputs(coordinates, settings))
     if not np.isfinite(trace).all():
-        raise ValueError(f"{unit.label} stopped being a finite number: choose a smaller lr")
+        raise ValueError("the objective stopped being a finite number: choose a smaller lr")
+    return trace
+
+
+def _climb(
+    network: HookedRootModule,
+    unit: objectives.Objective,
+    settings: Settings,
+    report: running.Progress,
+    watch: Watch | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, their activations and the objective's trace, of one optimization."""
+    best = _Best(network, unit, settings)
+
+    def look(inputs: np.ndarray) -> None:
+        best.look(inputs)
+        if watch is not None:
+            watch(best.inputs.copy(), best.activations.copy())
+
+    score = functools.partial(_score, unit, settings)
+    trace = climb(network, unit.hooks, settings, score, look=look, report=report)
     return best.inputs, best.activations, trace
 
 
-def _objective(
-    network: HookedRootModule,
+def _score(
     unit: objectives.Objective,
-    settings: _Settings,
+    settings: Settings,
+    held: Mapping[str, torch.Tensor],
     inputs: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What each restart climbs, and the loss of all of them."""
-    with redirected.Redirected(), watching.watching(network, unit.hooks) as held:
-        network(inputs)
     values = settings.direction * unit.measure(held)
     loss = -values.sum()
     if settings.diversity:
@@ -393,8 +469,15 @@ def _objective(
     return values, loss
 
 
+def _inputs(coordinates: torch.Tensor, settings: Settings) -> Float32[np.ndarray, "restart *shape"]:
+    """Inputs that coordinates stand for, as they are."""
+    with torch.no_grad():
+        free = settings.coordinates.free(coordinates)
+        return settings.constraint.enforce(free).float().cpu().numpy()
+
+
 def _changed(
-    coordinates: torch.Tensor, settings: _Settings, generator: torch.Generator
+    coordinates: torch.Tensor, settings: Settings, generator: torch.Generator
 ) -> torch.Tensor:
     """Inputs that coordinates stand for, after a draw of the transforms."""
     inputs = settings.constraint.enforce(settings.coordinates.free(coordinates))
@@ -409,19 +492,15 @@ class _Best:
     """The best inputs that each restart has been, measured without transforms."""
 
     def __init__(
-        self, network: HookedRootModule, unit: objectives.Objective, settings: _Settings
+        self, network: HookedRootModule, unit: objectives.Objective, settings: Settings
     ) -> None:
         self._network, self._unit, self._settings = network, unit, settings
         self.inputs = np.zeros((settings.restarts, *settings.coordinates.shape), np.float32)
         self.activations = np.full(settings.restarts, -settings.direction * np.inf)
 
-    def look(self, coordinates: torch.Tensor) -> None:
-        settings = self._settings
-        with torch.no_grad():
-            free = settings.coordinates.free(coordinates)
-            inputs = settings.constraint.enforce(free).float().cpu().numpy()
+    def look(self, inputs: Float32[np.ndarray, "restart *shape"]) -> None:
         found = watching.measured(self._network, self._unit, inputs)
-        better = settings.direction * (found - self.activations) > 0
+        better = self._settings.direction * (found - self.activations) > 0
         self.inputs[better], self.activations[better] = inputs[better], found[better]
 
 
@@ -451,7 +530,7 @@ class _Controls:
 def _controlled(
     network: HookedRootModule,
     unit: objectives.Objective,
-    settings: _Settings,
+    settings: Settings,
     data: np.ndarray | None,
     report: running.Progress,
 ) -> _Controls:
@@ -480,7 +559,7 @@ def _agreement(inputs: np.ndarray) -> float | None:
 
 
 def _parameters(
-    unit: objectives.Objective, settings: _Settings, control: bool, data: np.ndarray | None
+    unit: objectives.Objective, settings: Settings, control: bool, data: np.ndarray | None
 ) -> dict[str, Any]:
     return {
         "unit": repr(unit),
@@ -496,25 +575,3 @@ def _parameters(
         "control": control,
         "n_examples": 0 if data is None else len(data),
     }
-
-
-def _pictures(shown: list[tuple[str, np.ndarray]]) -> go.Figure:
-    """Images side by side, under their titles."""
-    figure = plotly.subplots.make_subplots(
-        rows=1, cols=len(shown), subplot_titles=[title for title, _ in shown]
-    )
-    for column, (_, image) in enumerate(shown, start=1):
-        pixels = np.repeat(image, 3, axis=0) if len(image) == 1 else image[:3]
-        low, high = min(float(pixels.min()), 0.0), max(float(pixels.max()), 1.0)
-        scaled = (255 * (pixels - low) / (high - low)).round().astype(np.uint8)
-        figure.add_trace(go.Image(z=scaled.transpose(1, 2, 0)), row=1, col=column)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure.update_layout(template=plots.TEMPLATE, height=240)
-
-
-def _lines(shown: list[tuple[str, np.ndarray]]) -> go.Figure:
-    """Sequences and vectors as lines over their entries, the first channel of each."""
-    series = {title: np.atleast_2d(values)[0].astype(np.float64) for title, values in shown}
-    places = np.arange(shown[0][1].shape[-1])
-    return plots.line(places, series, x_title="entry of the input", y_title="value")

@@ -112,3 +112,25 @@ def measured(
     if not np.isfinite(values).all():
         raise ValueError(f"{objective.label} is not a finite number at some of the inputs")
     return values
+
+
+def channels(network: HookedRootModule, hook: str) -> int:
+    """How many channels a hook point has, and so how many units.
+
+    Args:
+        network: Whose configuration says which inputs it reads.
+        hook: Name of the hook point.
+
+    Returns:
+        Size of axis 1 of what is seen there.
+
+    Raises:
+        ValueError: If there is no such hook point.
+    """
+    own = private_copy(network)
+    require_hooks(own, (hook,))
+    config: Any = own.cfg
+    device, dtype = place_of(own)
+    with torch.no_grad(), watching(own, (hook,)) as held:
+        own(torch.zeros((1, *config.input_shape), device=device, dtype=dtype))
+    return int(held[hook].shape[1])
