@@ -1,12 +1,79 @@
-"""Dictionaries: sparse autoencoders from folders that sae-lens wrote, and published ones."""
+"""Dictionaries: sparse autoencoders from folders that sae-lens wrote, and published ones.
+
+A bundled model may bring some along: the folders `dictionaries/<site>.<layer>` beside its weights.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.models import card, sources
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 _FILES = ("cfg.json", "sae_weights.safetensors")
+_FOLDER = "dictionaries"
+
+
+def list_dictionaries(name: str) -> list[str]:
+    """Which dictionaries a bundled model brings along.
+
+    Args:
+        name: Of the model; any other model brings none.
+
+    Returns:
+        Each as site and layer, for example "resid_post.2".
+    """
+    if name not in card.list_models():
+        return []
+    return sorted(
+        file.parent.name for file in (card.BUNDLED / name / _FOLDER).glob(f"*/{_FILES[0]}")
+    )
+
+
+def bundled_dictionary(model: TransformerBridge, place: str | None = None) -> Any:
+    """Open a dictionary that a bundled model brings along.
+
+    Args:
+        model: The model, as `load_model` opened it.
+        place: Which one, by site and layer; the first if not given.
+
+    Returns:
+        A `sae_lens.SAE` on the model's device, with its parameters frozen.
+
+    Raises:
+        ValueError: If the model brings none along, or none of that place.
+    """
+    source = sources.source_of(model)
+    known = list_dictionaries(source.name) if source.kind == "bundled" else []
+    if not known:
+        brought = ", ".join(name for name in card.list_models() if list_dictionaries(name))
+        raise ValueError(
+            f"{source.name} brings no dictionary along (these do: {brought or 'none'}): open a "
+            "folder with load_dictionary, or a published one with load_release"
+        )
+    if place is not None and place not in known:
+        raise ValueError(
+            f"{source.name} brings no dictionary of {place!r} along; expected {', '.join(known)}"
+        )
+    folder = folder_of(source.name, known[0] if place is None else place)
+    return load_dictionary(folder, device=str(model.cfg.device))
+
+
+def folder_of(name: str, place: str) -> Path:
+    """Where a bundled model's dictionary lies.
+
+    Args:
+        name: Of the model.
+        place: Site and layer, for example "resid_post.2".
+
+    Returns:
+        The folder, whether it is there or not.
+    """
+    return card.BUNDLED / name / _FOLDER / place
 
 
 def load_dictionary(folder: str | os.PathLike[str], *, device: str = "cpu") -> Any:
