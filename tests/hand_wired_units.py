@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests import hand_wired
@@ -28,3 +29,55 @@ def detectors() -> TransformerBridge:
         plain["layers.0.mlp.fc_in.bias"][2] = -1
         plain["layers.0.mlp.fc_out.weight"][words + ELK, 0] = 1
     return model
+
+
+PAIRS = (("cat", "dog"), ("bee", "elk"), ("fox", "ape"))
+
+
+def pairs() -> TransformerBridge:
+    """Neurons 0 to 2 fire at the second word of each of `PAIRS` if the first stands before it.
+
+    Each activation is 0 or 1. Neurons 3 to 5 fire at the second words wherever they are. The head
+    brings the word before; BOS stands in front of a text and is no word.
+    """
+    words, context = len(hand_wired.WORDS), 12
+    here, before = slice(0, words), slice(words, 2 * words)
+    place = slice(2 * words, 2 * words + context)
+    config = TransformerBridgeConfig(
+        d_model=place.stop,
+        d_head=context,
+        n_heads=1,
+        n_layers=1,
+        n_ctx=context,
+        d_vocab=words + 1,
+        d_mlp=6,
+        act_fn="relu",
+        normalization_type=None,
+        init_weights=False,
+    )
+    tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=True)
+    model = TransformerBridge.boot_native(config, tokenizer=tokenizer)
+    model.cfg.default_prepend_bos = True
+    named = model.original_model.named_parameters()
+    plain = {name.replace("._original_component", ""): p for name, p in named}
+    reads, bias = plain["layers.0.mlp.fc_in.weight"], plain["layers.0.mlp.fc_in.bias"]
+    with torch.no_grad():
+        for parameter in plain.values():
+            parameter.zero_()
+        eye, places = torch.eye(words), torch.eye(context)
+        plain["tok_embed.weight"][:words, here] = eye
+        plain["pos.weight"][:, place] = places
+        # So large a score that softmax gives exactly one.
+        plain["layers.0.attn.q.weight"][:, place] = 1e4 * places.roll(-1, 0)
+        plain["layers.0.attn.k.weight"][:, place] = places
+        plain["layers.0.attn.v.weight"][:words, here] = eye
+        plain["layers.0.attn.o.weight"][before, :words] = eye
+        for neuron, (first, second) in enumerate(PAIRS):
+            at, after = hand_wired.WORDS.index(second), hand_wired.WORDS.index(first)
+            reads[neuron, at] = reads[neuron, before.start + after] = reads[neuron + 3, at] = 1
+            bias[neuron] = -1
+        generator = torch.Generator().manual_seed(0)
+        # Some words follow others, so that cross-entropy has something to say.
+        follow = torch.randn(words, words, generator=generator)
+        plain["head.weight"][:words, here] = follow
+    return model.eval()

@@ -33,6 +33,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from analyses.feature_visualization import places
 from workbench.core import plots, results
 from workbench.core.engine import running, scan
 from workbench.core.engine import units as families
@@ -235,7 +236,8 @@ def top_examples(
         model: The bridge.
         corpus: What it reads.
         units: Kinds, of which all units are scanned ("neuron", "head", "resid_post", …), or single
-            units ("neuron 2.13").
+            units ("neuron 2.13"); with directions or a dictionary the site that these read, or
+            single ones of them there ("resid_post 2.13").
         layers: Which layers of the kinds; all if not given.
         k: How many examples are kept at either end.
         sample: At how many random tokens all activations are kept.
@@ -250,8 +252,8 @@ def top_examples(
         The examples and the distributions.
 
     Raises:
-        ValueError: If a unit does not exist, k or the sample is too small, or an activation is not
-            finite.
+        ValueError: If a unit does not exist, directions or a dictionary are to be read at several
+            kinds of site, k or the sample is too small, or an activation is not finite.
     """
     started = time.perf_counter()
     if k < 1 or sample < 0:
@@ -264,19 +266,13 @@ def top_examples(
         "k": k,
         "sample": sample,
     }
-    for name, weights in (
-        ("directions", directions),
-        ("dictionary", None if dictionary is None else dictionary.W_dec),
-    ):
-        if weights is not None:
-            parameters |= {name: results.mark(weights), "site": read[0].site}
-    drawn = np.random.default_rng(seed).choice(
-        corpus.n_tokens, min(sample, corpus.n_tokens), replace=False, shuffle=False
-    )
+    if given := families.marks(directions, dictionary):
+        parameters |= given | {"site": read[0].site}
+    drawn = places.sample(corpus, sample, np.random.default_rng(seed))
     sizes = [
         family.size if at is None else len(at) for family, at in zip(read, columns, strict=True)
     ]
-    found = scan.Reduction(sizes, k, np.sort(drawn), str(model.cfg.device))
+    found = scan.Reduction(sizes, k, drawn, str(model.cfg.device))
     made = results.provenance(
         model, analysis=ANALYSIS, parameters=parameters, seed=seed, wall_time=0.0
     )
@@ -329,15 +325,15 @@ def _chosen(
     read: list[families.Family] = []
     columns: list[list[int] | None] = []
     single: dict[tuple[str, int], int] = {}
+    extra = {"directions": directions, "dictionary": dictionary}
     for one in asked:
         if isinstance(one, str) and one in families.KINDS:
             for layer in every:
-                extra = {"directions": directions, "dictionary": dictionary}
                 read.append(families.family(model, one, layer, **extra))
                 columns.append(None)
             continue
         named = Unit.parse(one) if isinstance(one, str) else one
-        family, index = families.family_of(model, named)
+        family, index = families.family_of(model, named, **extra)
         at = single.setdefault((named.kind, named.layer), len(read))
         if at == len(read):
             read.append(family)
@@ -345,6 +341,8 @@ def _chosen(
         chosen = columns[at]
         if chosen is not None and index not in chosen:
             chosen.append(index)
+    if len({family.site for family in read}) > 1 and any(one is not None for one in extra.values()):
+        raise ValueError("directions or a dictionary read one kind of site: name one kind")
     names = tuple(
         str(family.unit(i))
         for family, at in zip(read, columns, strict=True)

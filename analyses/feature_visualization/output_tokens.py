@@ -52,7 +52,8 @@ def written(family: Family, model: TransformerBridge, index: int) -> Float[Tenso
         raise ValueError("a head writes something else for each token that it attends to")
     vector = family.direction(index)
     if family.site == "neuron":
-        return vector @ model.blocks[family.layer].mlp.W_out.detach()
+        weights = model.blocks[family.layer].mlp.W_out.detach()
+        return vector.to(weights) @ weights
     return vector
 
 

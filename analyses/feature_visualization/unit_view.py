@@ -22,13 +22,13 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
+from analyses.feature_visualization import places
 from analyses.feature_visualization.examples import TopExamples
 from analyses.feature_visualization.output_tokens import OutputTokens, output_tokens
 from analyses.feature_visualization.triggers import token_triggers
 from workbench.core import plots, results
 from workbench.core.engine import running, scan
 from workbench.core.engine import units as families
-from workbench.core.prompts import tokenization
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ANALYSIS = "feature_visualization.view_unit"
 QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_ENDS = ("largest", "smallest")
 # What is called more than chance, and how often a token must stand there to be worth a word.
 _SURE, _SEVERAL = 0.05, 3
 # Of an activation that is computed again in another batch, as a fraction of the unit's range.
@@ -77,9 +78,7 @@ class Example:
     @property
     def marked(self) -> str:
         """What is shown as text, with the token at the place in double brackets."""
-        apart = "" if any(token.startswith((" ", "▁", "Ġ")) for token in self.tokens) else " "
-        marked = (f"⟦{one}⟧" if i == self.spot else one for i, one in enumerate(self.tokens))
-        return apart.join(marked)
+        return places.marked(self.tokens, self.spot)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +263,10 @@ def view_unit(
         raise ValueError(f"{made.model} is not the model that was scanned")
     family, index = _family(model, scanned, named, directions, dictionary)
     report(0.1, "reading the examples again")
-    examples = _examples(model, corpus, scanned, (family, index), str(named), around)
+    asked = [one for kind in _ENDS for one in _kept_places(scanned, place, kind)]
+    if len(scanned.sample_rows):
+        asked += [("quantile", *one) for one in scanned.places_at(named, QUANTILES)]
+    examples = _examples(model, corpus, scanned, (family, index), str(named), asked, around)
     report(0.6, "comparing with the corpus")
     found = [
         one
@@ -277,7 +279,7 @@ def view_unit(
     together = scanned.co_firing(named, top=top).to_dict("records")
 
     def text(token: int) -> str:
-        return _strings(model, [token])[0]
+        return places.strings(model, [token])[0]
 
     return UnitView(
         provenance=dataclasses.replace(made, wall_time=time.perf_counter() - started),
@@ -301,6 +303,42 @@ def view_unit(
     )
 
 
+def largest_examples(  # noqa: PLR0913 -- one call a gallery; all but four have defaults
+    model: TransformerBridge,
+    corpus: Corpus,
+    scanned: TopExamples,
+    unit: families.Unit | str,
+    *,
+    top: int = 3,
+    around: int = 8,
+    directions: Float[torch.Tensor, "direction width"] | None = None,
+    dictionary: Any = None,
+) -> tuple[Example, ...]:
+    """A few of a unit's largest activations, for a gallery of many units.
+
+    Args:
+        model: The bridge that was scanned.
+        corpus: What it read.
+        scanned: The scan.
+        unit: Which unit.
+        top: How many.
+        around: How many tokens to show before and after each place.
+        directions: Those that were scanned, for a direction.
+        dictionary: The one that was scanned, for a latent.
+
+    Returns:
+        The examples, the largest first.
+
+    Raises:
+        ValueError: If the unit was not scanned, or the model is another one than that scanned.
+    """
+    place = scanned.of(unit)
+    named = families.Unit.parse(scanned.units[place])
+    read = _family(model, scanned, named, directions, dictionary)
+    asked = _kept_places(scanned, place, "largest")[:top]
+    return _examples(model, corpus, scanned, read, str(named), asked, around)
+
+
 def _family(
     model: TransformerBridge,
     scanned: TopExamples,
@@ -319,24 +357,26 @@ def _family(
     return families.family_of(model, read_from, directions=directions, dictionary=dictionary)
 
 
+def _kept_places(scanned: TopExamples, place: int, kind: str) -> list[tuple[str, int, int, float]]:
+    """Kind, row, position and activation of what a scan kept at one end of a unit's range."""
+    rows, positions, values = (
+        (scanned.top_rows, scanned.top_positions, scanned.top_values)
+        if kind == "largest"
+        else (scanned.bottom_rows, scanned.bottom_positions, scanned.bottom_values)
+    )
+    here = zip(rows[place], positions[place], values[place], strict=True)
+    return [(kind, int(r), int(p), float(v)) for r, p, v in here if r >= 0]
+
+
 def _examples(  # noqa: PLR0917 -- one step of `view_unit`
     model: TransformerBridge,
     corpus: Corpus,
     scanned: TopExamples,
     read: tuple[families.Family, int],
     unit: str,
+    asked: list[tuple[str, int, int, float]],
     around: int,
 ) -> tuple[Example, ...]:
-    place = scanned.of(unit)
-    asked: list[tuple[str, int, int, float]] = []
-    for kind, rows, positions, values in (
-        ("largest", scanned.top_rows, scanned.top_positions, scanned.top_values),
-        ("smallest", scanned.bottom_rows, scanned.bottom_positions, scanned.bottom_values),
-    ):
-        here = zip(rows[place], positions[place], values[place], strict=True)
-        asked += [(kind, int(r), int(p), float(v)) for r, p, v in here if r >= 0]
-    if len(scanned.sample_rows):
-        asked += [("quantile", *one) for one in scanned.places_at(unit, QUANTILES)]
     rows = sorted({row for _, row, _, _ in asked})
     activations = _activations(model, corpus, rows, *read)
     size = max(float(np.abs(list(values)).max()) for values in activations.values())
@@ -358,8 +398,8 @@ def _examples(  # noqa: PLR0917 -- one step of `view_unit`
                 row,
                 position,
                 first,
-                _text(model, corpus.row(row)[shown].tolist()),
-                _strings(model, corpus.row(row)[shown].tolist()),
+                places.text(model, corpus.row(row)[shown].tolist()),
+                places.strings(model, corpus.row(row)[shown].tolist()),
                 tuple(map(float, seen[shown])),
             )
         )
@@ -388,13 +428,3 @@ def _outputs(
     if family.kind == "head":
         return OutputTokens((), (), float("nan"))
     return output_tokens(model, family, index, top=top)
-
-
-def _strings(model: TransformerBridge, ids: list[int]) -> tuple[str, ...]:
-    if model.tokenizer is None:
-        return tuple(map(str, ids))
-    return tokenization.strings(model, ids)
-
-
-def _text(model: TransformerBridge, ids: list[int]) -> str:
-    return " ".join(map(str, ids)) if model.tokenizer is None else model.tokenizer.decode(ids)

@@ -168,9 +168,10 @@ def optimize_text(  # noqa: PLR0913 -- one call covers both methods; all have de
                 "maximise": maximise,
                 "seed": seed,
                 "reference": None if known is None else results.mark(known),
-                "directions": None if directions is None else results.mark(directions),
-                "dictionary": None if dictionary is None else results.mark(dictionary.W_dec),
-            },
+                "directions": None,
+                "dictionary": None,
+            }
+            | units.marks(directions, dictionary),
             seed=seed,
             wall_time=time.perf_counter() - started,
         ),

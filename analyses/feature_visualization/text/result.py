@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,10 @@ import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Int
 
 from workbench.core import plots, results
+from workbench.core.models import card
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 # Arguments of the call, in its order, that a script writes out.
 _SCRIPT_ARGUMENTS = (
@@ -114,6 +119,24 @@ class OptimizedText(results.Result):
         """Share of the random texts that the optimum is beyond."""
         sign = 1 if self.maximise else -1
         return float((sign * self.random_activation < sign * self.optimum).mean())
+
+    def require_of(self, model: TransformerBridge, unit: str) -> None:
+        """Check that these texts were optimized for this unit of this model.
+
+        Args:
+            model: The bridge.
+            unit: The unit's name.
+
+        Raises:
+            ValueError: If they were not.
+        """
+        if self.unit != unit:
+            raise ValueError(f"these texts were optimized for {self.unit}, not for {unit}")
+        if self.provenance.fingerprint != card.fingerprint(model):
+            raise ValueError(
+                f"these texts were optimized on {self.provenance.model}, whose weights are not "
+                "those of this model: optimize them anew"
+            )
 
     def to_frame(self) -> pd.DataFrame:
         """One row a text: the front, the best of each restart, random texts and the example."""

@@ -85,6 +85,38 @@ class TestPlanted:
         assert dogs.precision == pytest.approx(0.25, abs=0.05)
         assert dogs.recall == 1
 
+    def test_a_shuffled_unit_scores_by_chance(
+        self, planted: TransformerBridge, tokens: Corpus
+    ) -> None:
+        dog = TokenSet.of(planted, ["dog"])
+        found = believe(planted, tokens, "neuron 0.2", dog)
+        # Correlations of independent numbers have a deviation of one over the root of their count.
+        assert len(found.shuffled) == 99
+        assert found.shuffled.mean() == pytest.approx(0, abs=0.02)
+        assert found.shuffled.std() == pytest.approx(found.n_tokens**-0.5, rel=0.3)
+        # A sixth of the tokens are dogs, a quarter of these stand at position 2.
+        assert found.predicted == pytest.approx(1 / 6, abs=0.03)
+        assert found.fires == pytest.approx(1 / 24, abs=0.02)
+        assert found.precision == pytest.approx(found.fires / found.predicted)
+        (row,) = found.to_frame().to_dict("records")
+        assert row["precision by chance"] == found.fires
+        assert row["recall by chance"] == found.predicted
+        assert row["largest shuffled"] == found.shuffled.max() < found.correlation
+        again, other = (believe(planted, tokens, "neuron 0.2", dog, seed=seed) for seed in (0, 1))
+        assert again.shuffled.tolist() == found.shuffled.tolist() != other.shuffled.tolist()
+
+    def test_directions_are_believed_in_as_the_neurons_that_they_are(
+        self, planted: TransformerBridge, tokens: Corpus
+    ) -> None:
+        dog = TokenSet.of(planted, ["dog"])
+        neuron = believe(planted, tokens, "neuron 0.2", dog)
+        axes = torch.eye(4)[[2, 0, 1]] * 3
+        found = believe(planted, tokens, "neuron 0.0", dog, directions=axes)
+        assert (found.unit, found.correlation) == ("direction 0.0", neuron.correlation)
+        assert sorted(found.others) == pytest.approx(sorted(neuron.others))
+        assert found.provenance.parameters["site"] == "neuron"
+        assert found.provenance.parameters["directions"] == results.mark(axes)
+
     def test_means_that_are_learned_elsewhere_predict_a_token_detector(
         self, planted: TransformerBridge, tokens: Corpus
     ) -> None:
@@ -154,3 +186,13 @@ class TestWrongInput:
             believe(planted, tokens, "neuron 0.3", TokenSet((1,), "bee"))
         with pytest.raises(ValueError, match="layers 0 to 1"):
             believe(planted, tokens, "neuron 5.3", TokenSet((1,), "bee"))
+        with pytest.raises(ValueError, match="expected a level between 0 and 1"):
+            believe(planted, tokens, "neuron 0.0", TokenSet((3,), "dog"), confidence=1.5)
+        with pytest.raises(ValueError, match=r"direction 0\.0 has no other unit beside it"):
+            believe(
+                planted,
+                tokens,
+                "neuron 0.0",
+                TokenSet((3,), "dog"),
+                directions=torch.tensor([[1.0, 0, 0, 0]]),
+            )

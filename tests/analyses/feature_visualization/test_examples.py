@@ -12,10 +12,11 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from analyses.feature_visualization import TopExamples, top_examples
+from analyses.feature_visualization import TopExamples, top_examples, view_unit
 from tests import hand_wired, hand_wired_units
 from workbench.core import results
 from workbench.core.engine import decoder, running, scan, units
+from workbench.core.models import dictionaries
 from workbench.core.prompts import corpus as corpora
 from workbench.core.prompts.corpus import Corpus
 
@@ -221,6 +222,29 @@ class TestPlanted:
         assert given.units == ("direction 1.0",)
         np.testing.assert_allclose(given.top_values, coordinate.top_values, rtol=1e-6)
 
+    def test_single_units_are_directions_and_latents_too(self, grammar: TransformerBridge) -> None:
+        few = Corpus.bundled(grammar, documents=20)
+        given = torch.randn(8, 128, generator=torch.Generator().manual_seed(0))
+        dictionary = dictionaries.bundled_dictionary(grammar, "resid_post.2")
+        ways: dict[str, dict[str, Any]] = {
+            "direction": {"directions": given},
+            "latent": {"dictionary": dictionary},
+        }
+        for kind, extra in ways.items():
+            every = top_examples(grammar, few, "resid_post", layers=[2], k=4, sample=20, **extra)
+            some = top_examples(
+                grammar, few, ["resid_post 2.5", "resid_post 2.3"], k=4, sample=20, **extra
+            )
+            assert some.units == (f"{kind} 2.5", f"{kind} 2.3")
+            at = [every.of(name) for name in some.units]
+            assert np.array_equal(some.top_values, every.top_values[at])
+            assert np.array_equal(some.top_rows, every.top_rows[at])
+            assert np.array_equal(some.sample_values, every.sample_values[:, at])
+            assert some.provenance.parameters["site"] == "resid_post"
+            # A place that is shown is that of the latent, and not of the coordinate.
+            view = view_unit(grammar, few, some, f"{kind} 2.3", **extra)
+            assert view.examples[0].activation == some.top_values[1, 0]
+
 
 class TestResult:
     def test_it_comes_back_from_disk(self, scanned: TopExamples, tmp_path: Path) -> None:
@@ -293,6 +317,15 @@ class TestWrongInput:
             top_examples(grammar, documents, "resid_post", directions=torch.ones(1, 5))
         with pytest.raises(ValueError, match="zero or not finite"):
             top_examples(grammar, documents, "resid_post", directions=torch.zeros(1, 128))
+        with pytest.raises(ValueError, match="one kind of site: name one kind"):
+            top_examples(
+                grammar,
+                documents,
+                ["resid_post 1.0", "resid_pre 2.0"],
+                directions=torch.ones(1, 128),
+            )
+        with pytest.raises(ValueError, match="layer 1 has direction 0 to 0, not 5"):
+            top_examples(grammar, documents, "resid_post 1.5", directions=torch.ones(1, 128))
 
     def test_a_model_whose_numbers_went_wrong(self, documents: Corpus) -> None:
         model = workbench.load_model("grammar-4l")

@@ -20,6 +20,7 @@ from analyses.feature_visualization import (
     top_examples,
     view_unit,
 )
+from analyses.feature_visualization.output_tokens import written
 from tests import hand_wired, hand_wired_units
 from workbench.core import results
 from workbench.core.engine import units
@@ -191,3 +192,13 @@ class TestWrongInput:
             other.blocks[0].mlp.W_in[:, 31] *= 2
         with pytest.raises(ValueError, match="is not the model that was scanned"):
             view_unit(other, documents, scanned, "neuron 0.31")
+
+
+def test_what_a_neuron_writes_is_of_the_models_kind() -> None:
+    plain = hand_wired_units.detectors()
+    double = hand_wired_units.detectors().to(torch.float64)
+    expected = plain.blocks[0].mlp.W_out[0].detach()
+    assert torch.equal(written(units.family(plain, "neuron", 0), plain, 0), expected)
+    found = written(units.family(double, "neuron", 0), double, 0)
+    assert found.dtype == torch.float64
+    assert torch.equal(found, expected.double())
