@@ -5,11 +5,10 @@ Exit codes: 0 done, 2 wrong input (one sentence on standard error), 130 interrup
 
 from __future__ import annotations
 
-import contextlib
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -499,22 +498,13 @@ def grok_train(  # noqa: PLR0913 - one option a field of the task
             task = grokking.read_task(**asked)
             how = grokking.read_recipe(recipe, changes, steps)
         folder = run.folder_of(task, how) if output is None else output
-        with _says_how_to_go_on(), terminal.progress() as report:
-            with grokking.stopping_between_steps(report) as checked:
+        with terminal.says_how_to_go_on(), terminal.progress() as report:
+            with terminal.stopping_between_steps(report) as checked:
                 made = training.train(
                     task, how, folder=folder, stop=ends, device=device, progress=checked
                 )
         terminal.say(made.summary())
         terminal.say(f"kept in {folder}")
-
-
-@contextlib.contextmanager
-def _says_how_to_go_on() -> Generator[None]:
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        terminal.say("Stopped; what was trained is kept. The same command goes on from there.")
-        raise typer.Exit(130) from error
 
 
 @grok.command("track")
@@ -592,10 +582,10 @@ def grok_sweep(  # noqa: PLR0913 - one option a field of the task
         how = grokking.read_recipe(recipe, changes, steps)
         values = grokking.read_vary(vary)
         ends = grokking.read_stop(stop)
-        with _says_how_to_go_on(), terminal.progress() as report:
+        with terminal.says_how_to_go_on(), terminal.progress() as report:
             from analyses.grokking.sweep import sweep
 
-            with grokking.stopping_between_steps(report) as checked:
+            with terminal.stopping_between_steps(report) as checked:
                 found = sweep(
                     task,
                     how,

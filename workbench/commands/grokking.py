@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -206,33 +204,3 @@ def find_run(name: str) -> TrainingRun:
         f"there is no run {name!r}: give a run's folder, the id of a stored one{more}, or "
         "modadd-113"
     )
-
-
-@contextlib.contextmanager
-def stopping_between_steps(
-    report: Callable[[float, str], None],
-) -> Generator[Callable[[float, str], None]]:
-    """Let Ctrl-C stop a training between two steps, where its state is whole.
-
-    Args:
-        report: Progress.
-
-    Yields:
-        Progress that raises KeyboardInterrupt once Ctrl-C was pressed.
-    """
-    pressed = False
-
-    def press(_signal: int, _frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
-
-    def checked(fraction: float, note: str) -> None:
-        report(fraction, note)
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield checked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich.console
 import rich.measure
@@ -14,6 +15,8 @@ import rich.progress
 import rich.table
 import rich.text
 import typer
+
+from workbench.core import files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,12 +108,25 @@ def save(result: Result, folder: Path, tables: Mapping[str, pd.DataFrame]) -> No
         ValueError: If the place holds something else, or cannot be written.
     """
     saved = result.save(folder)
+    for name, frame in tables.items():
+        write(saved / f"{name}.csv", frame.to_csv(index=False).encode())
+    write(saved / "figure.html", result.figure().to_html(include_plotlyjs=True).encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: Where to; its folder must be there.
+        content: All of it.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
     try:
-        for name, frame in tables.items():
-            frame.to_csv(saved / f"{name}.csv", index=False)
-        result.figure().write_html(saved / "figure.html", include_plotlyjs=True)
+        files.write_whole(path, content)
     except OSError as error:
-        raise ValueError(f"cannot write {saved}: {error.strerror or error}") from error
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -131,6 +147,53 @@ def one_sentence_for_bad_input() -> Generator[None]:
     except KeyboardInterrupt as error:
         _err.print("workbench: interrupted; nothing was saved")
         raise typer.Exit(130) from error
+
+
+@contextlib.contextmanager
+def says_how_to_go_on() -> Generator[None]:
+    """Say, where a person stopped a training, that the same command goes on from there.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Exit: With code 130 where a person interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        say("Stopped; what was trained is kept. The same command goes on from there.")
+        raise typer.Exit(130) from error
+
+
+@contextlib.contextmanager
+def stopping_between_steps(
+    report: Callable[[float, str], None],
+) -> Generator[Callable[[float, str], None]]:
+    """Let Ctrl-C stop a training between two steps, where its state is whole.
+
+    Args:
+        report: Progress.
+
+    Yields:
+        Progress that raises KeyboardInterrupt once Ctrl-C was pressed.
+    """
+    pressed = False
+
+    def press(_signal: int, _frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+
+    def checked(fraction: float, note: str) -> None:
+        report(fraction, note)
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield checked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The `workbench features` commands: what makes units fire."""
+"""`workbench features scan`: a corpus is read once for many units."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workbench.commands import options, terminal
+from workbench.commands.features import reading
 
 if TYPE_CHECKING:
     from analyses.feature_visualization import TopExamples, UnitView
 
-app = typer.Typer(help="Find what makes units fire.", no_args_is_help=True)
-
 # Units of a scan in a table, and examples of a unit.
 _FEW = 10
-Corpus = Annotated[
-    Path | None,
-    typer.Option(help="A .txt, .jsonl or .npy (tokens) file; bundled models bring a corpus along."),
-]
-Column = Annotated[str, typer.Option(help="Column of a JSONL file that holds the text.")]
 Units = Annotated[
     str,
     typer.Option(
@@ -42,12 +36,11 @@ Index = Annotated[
 ]
 
 
-@app.command("scan")
 def scan(  # noqa: PLR0913 - one option a way to scan
     model: options.Model,
     *,
-    corpus: Corpus = None,
-    column: Column = "text",
+    corpus: reading.Corpus = None,
+    column: reading.Column = "text",
     units: Units = "neuron",
     layers: options.Layers = None,
     show: Shown = None,
@@ -64,16 +57,11 @@ def scan(  # noqa: PLR0913 - one option a way to scan
             from analyses.feature_visualization import top_examples, view_unit
             from workbench.core.engine import running
             from workbench.core.models import sources
-            from workbench.core.prompts import corpus as corpora
 
             report(0.0, f"loading {model}")
             bridge = sources.load_model(model, device=device)
             report(0.05, "opening the corpus")
-            read = (
-                corpora.Corpus.bundled(bridge)
-                if corpus is None
-                else corpora.Corpus.open(bridge, corpus, column=column)
-            )
+            read = reading.corpus(bridge, corpus, column)
             found = top_examples(
                 bridge,
                 read,
