@@ -1,8 +1,6 @@
-"""The Features page: a scan, a unit from all sides, a description and what it is worth."""
+"""The Features page: a scan, its units in an order, by a token and by a description."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import streamlit as st
@@ -25,65 +23,56 @@ def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora.Corpus, "bundled", lambda model: whole(model, documents=DOCUMENTS))
 
 
-@pytest.fixture
-def page() -> AppTest:
-    return visit("features", model="grammar-4l", unit="neuron 0.31")
+def gallery_of(at: AppTest) -> list[str]:
+    """Units that are shown, in their order."""
+    return [link.proto.label.strip("*") for link in at.get("page_link")]
 
 
-def described(at: AppTest, text: str) -> AppTest:
-    box = next(item for item in at.text_input if item.label.startswith("Tokens with spaces"))
-    return settled(box.set_value(text).run())
-
-
-def units_of(at: AppTest) -> Any:
-    return next(item for item in at.selectbox if item.label.startswith("Unit ("))
-
-
-def test_it_says_what_the_library_says(page: AppTest) -> None:
+def test_it_says_what_the_library_says() -> None:
     model = workbench.load_model("grammar-4l")
-    seen, held_out = Corpus.bundled(model).split(0.7)
+    seen, _ = Corpus.bundled(model).split(0.7)
     scan = features.top_examples(model, seen, "neuron")
-    view = features.view_unit(model, seen, scan, "neuron 0.31")
-    shown = texts(described(page, "."))
-    assert scan.summary() in shown
-    assert view.summary() in shown
-    stops = features.TokenSet.of(model, ["."])
-    assert features.believe(model, held_out, "neuron 0.31", stops).summary() in shown
-    assert [len(table.value) for table in page.dataframe] == [20, 13, 20]
-    (code,) = [item.value for item in page.code if "view_unit" in item.value]
-    assert "description = features.TokenSet.of(model, ['.'])" in code
+    at = visit("features", model="grammar-4l")
+    assert scan.summary() in texts(at)
+    order = (-scan.top_values[:, 0]).argsort(kind="stable")
+    assert gallery_of(at) == [scan.units[i] for i in order[:6]]
+    (code,) = [item.value for item in at.code if "top_examples" in item.value]
+    assert "seen, held_out = Corpus.bundled(model).split(0.7)" in code
     # What is shown is stored, and a second visit finds it.
     kinds = {row.analysis for row in runs.RunStore().runs()}
-    assert {"feature_visualization.top_examples", "feature_visualization.view_unit"} <= kinds
+    assert "feature_visualization.top_examples" in kinds
 
 
-def test_units_are_found_by_a_token_that_they_are_largest_at(page: AppTest) -> None:
-    box = next(item for item in page.text_input if item.label == "Largest at the token")
-    at = settled(box.set_value(".").run())
-    best = units_of(at).options[0]
-    view = features.UnitView.load(
-        next(
-            runs.RunStore().root / row.id
-            for row in runs.RunStore().runs()
-            if row.title == f"{best} of grammar-4l"
-        )
+def test_units_are_found_by_a_token_that_they_are_largest_at() -> None:
+    model = workbench.load_model("grammar-4l")
+    seen, _ = Corpus.bundled(model).split(0.7)
+    at = visit("features", model="grammar-4l", find="at a token", token=".")
+    (stop,) = features.TokenSet.of(model, ["."]).tokens
+    scan = features.top_examples(model, seen, "neuron")
+    share = dict(zip(scan.units, (scan.tokens_at_top(seen) == stop).mean(1), strict=True))
+    shown = gallery_of(at)
+    assert len(shown) == 6
+    assert all(share[unit] == 1 for unit in shown)
+    assert "2 tokens" in texts(
+        visit("features", model="grammar-4l", find="at a token", token="the king")
     )
-    tops = [one for one in view.examples if one.kind == "largest"]
-    assert all(one.tokens[one.spot] == "." for one in tops)
-    assert len(units_of(at).options) < 2048
 
 
-def test_what_is_wrong_is_said_in_a_sentence(page: AppTest) -> None:
-    assert "outside the vocabulary" in described(page, "zebra").error[0].value
-    page.selectbox[-1].set_value("matches of a pattern")
-    assert "is no regular expression" in described(page, "(").error[0].value
-    box = next(item for item in page.text_input if item.label == "Largest at the token")
-    at = settled(box.set_value("the king").run())
-    assert "2 tokens" in texts(at)
+def test_units_are_found_by_a_description() -> None:
+    asked = {"find": "by a description", "concept-kind": "hypothesis"}
+    at = visit("features", model="grammar-4l", **asked, **{"concept-text": 'at "."'})
+    model = workbench.load_model("grammar-4l")
+    seen, _ = Corpus.bundled(model).split(0.7)
+    found = features.find_units(model, seen, features.described(model, "hypothesis", 'at "."'))
+    assert found.summary() in texts(at)
+    assert gallery_of(at) == list(found.units[:6])
+    (code,) = [item.value for item in at.code if "find_units" in item.value]
+    assert "features.described(model, 'hypothesis', 'at \".\"')" in code
+    text = next(item for item in at.text_input if item.key == "concept-text")
+    assert "at" in settled(text.set_value("whenever it likes").run()).error[0].value
 
 
-def test_heads_and_a_link_to_a_unit_of_another_kind() -> None:
-    at = visit("features", model="grammar-4l", kind="head", unit="neuron 0.31")
-    assert len(units_of(at).options) == 16
-    assert units_of(at).value.startswith("head ")
-    assert "A head writes something else" in texts(at)
+def test_heads_have_their_own_scan() -> None:
+    at = visit("features", model="grammar-4l", kind="head")
+    assert all(unit.startswith("head ") for unit in gallery_of(at))
+    assert "16 units" in texts(at)

@@ -16,7 +16,17 @@ from pathlib import Path
 import streamlit as st
 
 PAGES = Path(__file__).resolve().parent.parent / "pages"
-FIRST = ("model", "patching", "paths", "circuits", "features", "grokking")
+FIRST = (
+    "model",
+    "patching",
+    "paths",
+    "circuits",
+    "features",
+    "unit",
+    "dictionaries",
+    "inputs",
+    "grokking",
+)
 
 
 def page_title(path: Path) -> str:

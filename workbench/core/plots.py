@@ -70,7 +70,7 @@ def token_labels(tokens: Sequence[str], *, numbered: bool = True) -> list[str]:
         One label a token: a space reads "·", a newline "↵", a tab "⇥", another character that
         cannot be seen reads as its code point.
     """
-    shown = [escape(_visible(token)) for token in tokens]
+    shown = [escape(visible(token)) for token in tokens]
     if numbered:
         return [f"{position} {label}" for position, label in enumerate(shown)]
     seen: dict[str, int] = {}
@@ -298,7 +298,7 @@ def on_page(figure: go.Figure, theme: str | None) -> go.Figure:
     return go.Figure(figure).update_layout(font={"color": colour})
 
 
-def _visible(token: str) -> str:
+def visible(token: str) -> str:
     """A token as one can read it: whitespace and what cannot be printed become visible."""
     signs = {" ": "·", "\n": "↵", "\t": "⇥"}
     if not token:

@@ -1,7 +1,7 @@
-"""A further study of a result that is shown: at once where it is stored, else behind a button.
+"""Results that a page builds on: at once where they are stored, else made in the background.
 
-A page that shows one result offers others that build on it. Each is looked for in the run store; if
-it is not there, a button with its cost makes it in the background, and puts it there.
+What a page cannot do without is made as soon as it is needed (`made`). What a reader may want
+besides is offered behind a button that says what it costs (`offer`). Both put it into the store.
 """
 
 from __future__ import annotations
@@ -42,6 +42,46 @@ def alike(
             if found is not None and found.provenance.fingerprint == like.fingerprint:
                 return found
     return None
+
+
+def made(
+    kind: type[AnyResult],
+    analysis: str,
+    title: str,
+    work: Callable[[jobs.Report], AnyResult],
+    *,
+    label: str,
+) -> AnyResult | None:
+    """A stored result by its title; else it is made and stored, which the page shows.
+
+    Args:
+        kind: Class of the result.
+        analysis: Module and function that makes it.
+        title: Says in words what determines it: model, data and settings, with their marks.
+        work: Makes it; never calls Streamlit.
+        label: What is made, in a few words.
+
+    Returns:
+        The result, or None while there is none.
+    """
+    store = runs.RunStore()
+    for run in store.runs(analysis):
+        found = _opened(str(store.root), run.id, kind) if run.title == title else None
+        if found is not None:
+            return found
+
+    def kept(report: jobs.Report) -> AnyResult:
+        result = work(report)
+        runs.RunStore().put(result, title=title)
+        return result
+
+    return steps.step(jobs.job_key(analysis, title), kept, label=label)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _opened(root: str, run: str, _kind: type[AnyResult]) -> AnyResult | None:
+    """A stored result, read once and not at every click."""
+    return runs.RunStore(root).find(_kind, run)
 
 
 def offer(

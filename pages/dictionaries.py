@@ -1,0 +1,333 @@
+"""Dictionaries: which directions does a layer write in?
+
+1. Pick a model and one of its dictionaries (sparse autoencoders), or train one here.
+2. See what it keeps of the model, against mean ablation and random directions; how often its
+   latents are active; and, on a model whose language is known, which of its variables have one.
+3. Pick a latent: examples, tokens, neighbours, and what it becomes in a larger dictionary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+
+from analyses import feature_visualization as features
+from analyses.feature_visualization import examples
+from analyses.feature_visualization.dictionaries import KINDS, dashboard, labels, quality, variables
+from workbench.core import plots, results, runs
+from workbench.core.models import card
+from workbench.ui import corpora, dictionaries, downloads, escaping, jobs, stored, subject
+from workbench.ui import token_strips as strips
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+SECTIONS = ("Quality", "Latents", "Known variables", "Train another")
+SITES = ("resid_post", "resid_pre", "mlp_out", "attn_out", "neuron")
+# The one bundled model whose language has a known grammar.
+GRAMMAR = "grammar-4l"
+DOCUMENTS = 800
+
+
+def show(figure: Any) -> None:
+    """A figure in the page's colours."""
+    st.plotly_chart(plots.on_page(figure, st.context.theme.type), theme=None)
+
+
+def offer(result: results.Result, name: str) -> None:
+    """Downloads of a result that is in the store."""
+    made = result.provenance
+    run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
+    downloads.offer(result, run=run, folder=runs.default_root() / run, name=name)
+
+
+class Opened:
+    """A dictionary with all that the sections need of it."""
+
+    def __init__(
+        self, name: str, model: TransformerBridge, corpus: corpora.Parted, place: str
+    ) -> None:
+        """Open it.
+
+        Args:
+            name: Of the model.
+            model: The bridge.
+            corpus: What it is looked at on.
+            place: Its own name.
+        """
+        self.name, self.model, self.corpus, self.place = name, model, corpus, place
+        self.dictionary = dictionaries.opened(model, place)
+        self.site, self.layer = dictionaries.place_of(place)
+        self.mark = results.mark(self.dictionary.W_dec)
+
+    def title(self, what: str) -> str:
+        """Name of a stored result about it."""
+        return (
+            f"{what} of the dictionary {self.mark}, model {card.fingerprint(self.model)[:16]}, "
+            f"corpus {self.corpus.seen.fingerprint[:16]}"
+        )
+
+
+def show_quality(at: Opened) -> list[str]:
+    """What it keeps of the model, on text that was held out."""
+    found = stored.made(
+        features.DictionaryQuality,
+        quality.ANALYSIS,
+        at.title("quality"),
+        lambda report: features.dictionary_quality(
+            at.model, at.corpus.held_out, at.dictionary, progress=report
+        ),
+        label="Putting the dictionary into the model",
+    )
+    if found is None:
+        return []
+    st.markdown(escaping.markdown(found.summary()))
+    show(found.figure())
+    st.dataframe(found.to_frame(), hide_index=True)
+    offer(found, "quality")
+    return ["print(features.dictionary_quality(model, held_out, dictionary).summary())"]
+
+
+def show_latents(at: Opened) -> list[str]:
+    """How often latents are active, and one of them from all sides."""
+    scan = stored.made(
+        features.TopExamples,
+        examples.ANALYSIS,
+        f"scan of the dictionary {at.mark}, model {card.fingerprint(at.model)[:16]}, corpus "
+        f"{at.corpus.seen.fingerprint[:16]}",
+        lambda report: features.top_examples(
+            at.model,
+            at.corpus.seen,
+            at.site,
+            layers=[at.layer],
+            dictionary=at.dictionary,
+            progress=report,
+        ),
+        label=f"Reading {at.corpus.seen.n_tokens:,} tokens for every latent",
+    )
+    if scan is None:
+        return []
+    overview = features.latent_overview(at.model, at.corpus.seen, at.dictionary, scanned=scan)
+    st.markdown(escaping.markdown(overview.summary()))
+    show(overview.figure())
+    order = np.argsort(-scan.top_values[:, 0], kind="stable").tolist()
+    left, right = st.columns(2)
+    asked = st.query_params.get("latent", "")
+    start = order.index(int(asked)) if asked.isdigit() and int(asked) in order else 0
+    latent = left.selectbox("Latent (largest activation first)", order, start, required=True)
+    st.query_params["latent"] = str(latent)
+    others = [one for one in dictionaries.listed(at.name, at.model) if is_larger(at, one)]
+    larger = right.selectbox(
+        "Splits in the larger dictionary",
+        [dictionaries.NONE, *others],
+        help="One of the same place with more latents; train it under 'Train another'.",
+    )
+    return show_latent(at, scan, int(latent), None if larger == dictionaries.NONE else larger)
+
+
+def is_larger(at: Opened, other: str) -> bool:
+    """Whether another dictionary reads the same place and has more latents."""
+    if dictionaries.place_of(other) != (at.site, at.layer):
+        return False
+    return len(dictionaries.opened(at.model, other).W_dec) > len(at.dictionary.W_dec)
+
+
+def show_latent(
+    at: Opened, scan: features.TopExamples, latent: int, larger: str | None
+) -> list[str]:
+    """One latent from all sides."""
+    other = None if larger is None else dictionaries.opened(at.model, larger)
+    found = stored.made(
+        features.LatentDashboard,
+        dashboard.ANALYSIS,
+        at.title(f"latent {latent}" + (f" beside {larger}" if larger else "")),
+        lambda report: features.latent_dashboard(
+            at.model,
+            at.corpus.seen,
+            at.dictionary,
+            latent,
+            scanned=scan,
+            larger=other,
+            progress=report,
+        ),
+        label=f"Looking at latent {latent}",
+    )
+    if found is None:
+        return []
+    st.subheader(f"Latent {latent}")
+    st.markdown(escaping.markdown(found.summary()))
+    show(found.figure())
+    address = {
+        "model": at.name,
+        "dictionary": at.place,
+        "unit": f"latent {at.layer}.{latent}",
+        **({corpora.QUERY: at.corpus.name} if at.corpus.name else {}),
+    }
+    st.page_link(
+        "../pages/unit.py", label="Describe it, search for it, steer with it", query_params=address
+    )
+    shown = [one for one in found.view.examples if one.kind != "smallest" and one.activation > 0]
+    strips.show(
+        [
+            strips.Strip(f"{one.activation:.3g}", one.tokens, one.activations, one.spot)
+            for one in shown
+        ],
+        key="strips:latent",
+    )
+    offer(found, "latent")
+    site = f"{at.site!r}, layers=[{at.layer}], dictionary=dictionary"
+    code = [f"scan = features.top_examples(model, seen, {site})"]
+    more = ""
+    if larger is not None:
+        opens = dictionaries.code(at.model, larger)
+        code.append(opens.replace("dictionary =", "larger =", 1))
+        more = ", larger=larger"
+    call = f"latent_dashboard(model, seen, dictionary, {latent}, scanned=scan{more})"
+    return [*code, f"print(features.{call}.summary())"]
+
+
+def show_variables(at: Opened) -> list[str]:
+    """Which of the grammar's variables have a latent."""
+    if at.name != GRAMMAR:
+        st.info(f"Only the language of {GRAMMAR} has variables that are known by construction.")
+        return []
+    found = stored.made(
+        features.VariableMatches,
+        variables.ANALYSIS,
+        at.title("known variables"),
+        lambda report: features.match_variables(
+            at.model,
+            labels.grammar_labels(at.model, documents=DOCUMENTS),
+            at.dictionary,
+            progress=report,
+        ),
+        label="Looking for a latent for each variable of the grammar",
+    )
+    if found is None:
+        return []
+    st.markdown(escaping.markdown(found.summary()))
+    show(found.figure())
+    st.dataframe(found.to_frame(), hide_index=True)
+    offer(found, "variables")
+    return [
+        "from analyses.feature_visualization.dictionaries import labels",
+        f"labelled = labels.grammar_labels(model, documents={DOCUMENTS})",
+        "print(features.match_variables(model, labelled, dictionary).summary())",
+    ]
+
+
+def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
+    """The form of a training, and how far it is."""
+    del name  # the dictionary is kept under the model's fingerprint
+    with st.form("train"):
+        first = st.columns(3)
+        site = first[0].selectbox("Site", SITES) or SITES[0]
+        layer = int(first[1].number_input("Layer", 0, int(model.cfg.n_layers) - 1, 0))
+        kind = first[2].selectbox("Architecture", KINDS) or KINDS[0]
+        second = st.columns(4)
+        latents = int(second[0].number_input("Latents", 8, 65_536, 256))
+        k = int(second[1].number_input("Active at a token (k)", 1, 512, 8))
+        steps = int(second[2].number_input("Steps", 50, 1_000_000, 1000))
+        seed = int(second[3].number_input("Seed", 0, 2**31 - 1, 0))
+        sent = st.form_submit_button("Train", type="primary")
+    asked = [site, layer, kind, latents, k, steps, seed]
+    if sent:
+        st.session_state["training"] = asked
+    if "training" not in st.session_state:
+        return
+    site, layer, kind, latents, k, steps, seed = st.session_state["training"]
+    place = f"{site}.{layer}-{kind}-{latents}-{k}-{steps}-{seed}-{corpus.seen.fingerprint[:8]}"
+    folder = dictionaries.own_folder(model) / place
+
+    def work(report: jobs.Report) -> features.TrainedDictionary:
+        return features.train_dictionary(
+            model,
+            corpus.seen,
+            site,
+            layer=layer,
+            latents=latents,
+            kind=kind,
+            k=k,
+            steps=steps,
+            seed=seed,
+            folder=folder,
+            progress=report,
+        )
+
+    st.caption("A training that is cancelled goes on where it stopped.")
+    key = jobs.job_key("dictionary", card.fingerprint(model), place)
+    found = stored.steps.step(key, work, label=f"Training {place}")
+    if found is None:
+        return
+    st.markdown(escaping.markdown(found.summary()))
+    show(found.figure())
+    if st.button("Look at it", type="primary"):
+        st.query_params["dictionary"] = place
+        del st.session_state["training"]
+        st.rerun()
+
+
+DRAW: dict[str, Any] = dict(
+    zip(SECTIONS, (show_quality, show_latents, show_variables), strict=False)
+)
+
+
+def look(name: str, model: TransformerBridge) -> None:
+    """Everything below the pickers."""
+    corpus = corpora.pick(model)
+    if corpus is None:
+        return
+    known = dictionaries.listed(name, model)
+    if not known:
+        st.info("This model has no dictionary yet: train one here, on the text above.")
+        train(name, model, corpus)
+        return
+    asked = st.query_params.get("dictionary", "")
+    start = known.index(asked) if asked in known else 0
+    place = st.selectbox("Dictionary", known, start, key=f"dictionary:{len(known)}:{start}")
+    st.query_params["dictionary"] = place or known[0]
+    section = st.segmented_control(
+        "Look at",
+        SECTIONS,
+        default=SECTIONS[0],
+        key="section",
+        required=True,
+        label_visibility="collapsed",
+        bind="query-params",
+    )
+    if section == SECTIONS[-1]:
+        train(name, model, corpus)
+        return
+    try:
+        at = Opened(name, model, corpus, place or known[0])
+    except ValueError as error:
+        st.error(escaping.markdown(str(error)))
+        return
+    code = DRAW[section or SECTIONS[0]](at)
+    if code:
+        st.subheader("The code that reproduces it")
+        script = [
+            "from workbench import Corpus, load_model",
+            "from analyses import feature_visualization as features",
+            "from workbench.core.models import dictionaries",
+            "",
+            f"model = load_model({name!r})",
+            f"seen, held_out = {corpus.code}",
+            dictionaries.code(model, at.place),
+            *code,
+        ]
+        st.code("\n".join(script) + "\n", language="python")
+
+
+st.title("Which directions does a layer write in?")
+st.caption(
+    "A dictionary writes each activation as a sum of a few directions out of many. It keeps only "
+    "part of the model, and how much is the first thing to look at."
+)
+picked = subject.pick()
+if picked is not None:
+    loaded = subject.loaded(picked)
+    if loaded is not None:
+        look(picked, loaded)

@@ -1,0 +1,77 @@
+"""The Dictionaries page: what one keeps of the model, its latents, and a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+import workbench
+from analyses import feature_visualization as features
+from tests.test_pages import button, texts, visit
+from tests.test_pages import settled as settled_page
+from workbench import Corpus
+from workbench.core.models import dictionaries
+from workbench.core.prompts import corpus as corpora
+
+DOCUMENTS = 200
+
+
+@pytest.fixture(autouse=True)
+def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    st.cache_resource.clear()
+    whole = Corpus.bundled
+    monkeypatch.setattr(corpora.Corpus, "bundled", lambda model: whole(model, documents=DOCUMENTS))
+
+
+@pytest.fixture
+def model() -> Any:
+    return workbench.load_model("grammar-4l")
+
+
+def opened(section: str, **more: str) -> AppTest:
+    return visit("dictionaries", model="grammar-4l", section=section, **more)
+
+
+def test_quality_is_what_the_library_says(model: Any) -> None:
+    _, held_out = Corpus.bundled(model).split(0.7)
+    dictionary = dictionaries.bundled_dictionary(model)
+    found = features.dictionary_quality(model, held_out, dictionary)
+    at = opened("Quality")
+    assert found.summary() in texts(at)
+    (code,) = [item.value for item in at.code if "load_model" in item.value]
+    assert "dictionary = dictionaries.bundled_dictionary(model, " in code
+
+
+def test_a_latent_is_shown_from_all_sides_and_its_code_runs(model: Any) -> None:
+    (place, *_) = dictionaries.list_dictionaries("grammar-4l")
+    site, layer = place.split(".")
+    seen, _ = Corpus.bundled(model).split(0.7)
+    dictionary = dictionaries.bundled_dictionary(model)
+    scan = features.top_examples(model, seen, site, layers=[int(layer)], dictionary=dictionary)
+    latent = int(scan.density.argmax())
+    found = features.latent_dashboard(model, seen, dictionary, latent, scanned=scan)
+    at = opened("Latents", latent=str(latent))
+    assert found.summary() in texts(at)
+    assert features.latent_overview(model, seen, dictionary, scanned=scan).summary() in texts(at)
+    (link,) = at.get("page_link")
+    assert "unit" in link.proto.page
+    (code,) = [item.value for item in at.code if "load_model" in item.value]
+    exec(compile(code, "the page's code", "exec"), {})  # noqa: S102 - what the page shows must run
+
+
+def test_a_dictionary_is_trained_and_looked_at(model: Any) -> None:
+    at = opened("Train another")
+    for label, value in (("Latents", 16), ("Steps", 50), ("Active at a token (k)", 4)):
+        next(item for item in at.number_input if item.label == label).set_value(value)
+    at = settled_page(button(at, "Train").click().run())
+    assert "16 latents" in texts(at) or "16" in at.markdown[-1].value
+    at = settled_page(button(at, "Look at it").click().run())
+    box: Any = next(item for item in at.selectbox if item.label == "Dictionary")
+    assert box.value.startswith("resid_post.0-topk-16-4-50-0-")
+    found = dictionaries.load_dictionary(
+        next(iter((workbench.core.runs.default_root() / "dictionaries").glob(f"*/{box.value}")))
+    )
+    assert found.W_dec.shape == (16, model.cfg.d_model)

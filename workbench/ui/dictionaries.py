@@ -1,0 +1,100 @@
+"""The dictionaries of a model: those that come with it, and those that were trained here.
+
+One that was trained here lies in the run folder, under the fingerprint of the model that it was
+trained on, as a folder that sae-lens reads, too. Its name begins with the place that it reads:
+"resid_post.2-topk-256-8-3000-0". A name is only ever one of those that are listed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from workbench.core import runs
+from workbench.core.models import card, dictionaries
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+NONE = "none"
+
+
+def listed(name: str, model: TransformerBridge) -> list[str]:
+    """Names of all dictionaries of a model.
+
+    Args:
+        name: Of the model.
+        model: The bridge.
+
+    Returns:
+        Those that come with it first.
+    """
+    # The configuration is written last but one: a training that goes on has none yet.
+    own = sorted(file.parent.name for file in own_folder(model).glob("*/cfg.json"))
+    return [*dictionaries.list_dictionaries(name), *own]
+
+
+def own_folder(model: TransformerBridge) -> Path:
+    """Where dictionaries that are trained here are kept.
+
+    Args:
+        model: The bridge.
+
+    Returns:
+        The folder; it may not be there yet.
+    """
+    return runs.default_root() / "dictionaries" / card.fingerprint(model)[:16]
+
+
+def place_of(name: str) -> tuple[str, int]:
+    """Site and layer that a dictionary reads.
+
+    Args:
+        name: One that is listed.
+
+    Returns:
+        Both.
+    """
+    site, _, layer = name.split("-", maxsplit=1)[0].rpartition(".")
+    return site, int(layer)
+
+
+def opened(model: TransformerBridge, name: str) -> Any:
+    """A dictionary, read once and not at every click.
+
+    Args:
+        model: The bridge.
+        name: One that is listed.
+
+    Returns:
+        A `sae_lens.SAE`.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    return _opened(str(own_folder(model)), name, model)
+
+
+def code(model: TransformerBridge, name: str) -> str:
+    """Code that opens a dictionary.
+
+    Args:
+        model: The bridge.
+        name: One that is listed.
+
+    Returns:
+        A line of a script, which needs `from workbench.core.models import dictionaries`.
+    """
+    if "-" not in name:
+        return f"dictionary = dictionaries.bundled_dictionary(model, {name!r})"
+    folder = str(own_folder(model) / name)
+    return f"dictionary = dictionaries.load_dictionary({folder!r})"
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _opened(root: str, name: str, _model: TransformerBridge) -> Any:
+    if "-" not in name:
+        return dictionaries.bundled_dictionary(_model, name)
+    return dictionaries.load_dictionary(Path(root) / name)
