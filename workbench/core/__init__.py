@@ -38,6 +38,7 @@ Glossary of axes. Shape strings use these names and no others:
 - row, place, token, sampled: rows of a corpus, places in it, its tokens one after another, and
   those at which all activations are kept
 - unit, k: units of a family or of a scan, and the largest (or smallest) activations kept of each
+- end: an end of a unit's range, unit after unit
 - example, shape: inputs of a network, and what one of them is: a vector, a sequence or an image
 - channel, restart, step: of a layer or a picture; searches from different starts; steps of one
 - candidate, member, iteration, listed: texts that are tried, prices of fluency, rounds, and tokens

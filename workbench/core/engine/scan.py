@@ -121,15 +121,16 @@ class Reader:
             later = any(here[kind] for kind in _STREAMS[1:])
             if number == self._last and not later:
                 return
-            normed = layer.normed(resid)
-            q, k, v = (layer.project(name, normed) for name in ("q", "k", "v"))
-            z = layer.attend(layer.rotate_queries(q, positions), layer.rotate_keys(k, positions), v)
+            z = _attended(layer, resid, positions)
             show("z", z)
             attn_out = layer.attn_out(z)
+            del z
             show("attn_out", attn_out)
             if number == self._last and not any(here[kind] for kind in _STREAMS[3:]):
                 return
-            read = layer.mlp_reads(resid, attn_out)
+            middle = resid + attn_out
+            read = resid if layer.parallel else middle
+            del resid, attn_out
             if number == self._last and not any(here[kind] for kind in _STREAMS[4:]):
                 show("neuron", layer.neurons(read))
                 return
@@ -140,7 +141,9 @@ class Reader:
             else:
                 mlp_out = layer.mlp_out(read)
             show("mlp_out", mlp_out)
-            resid = resid + attn_out + mlp_out
+            # Into the sum that nobody was shown; memory that is new costs as much as the sum.
+            resid = middle.add_(mlp_out)
+            del read, middle, mlp_out
             show("resid_post", resid)
 
     def _under_hooks(
@@ -167,6 +170,18 @@ class Reader:
             )
 
 
+def _attended(
+    layer: decoder.Layer,
+    resid: Float[Tensor, "batch position d_model"],
+    positions: Int[Tensor, " position"],
+) -> Float[Tensor, "batch position head d_head"]:
+    """Output of each head; what it is made of is forgotten on return."""
+    normed = layer.normed(resid)
+    q = layer.rotate_queries(layer.project("q", normed), positions)
+    k = layer.rotate_keys(layer.project("k", normed), positions)
+    return layer.attend(q, k, layer.project("v", normed))
+
+
 def tables(
     model: TransformerBridge, corpus: Corpus, family: Family
 ) -> Iterator[tuple[Chunk, Float[Tensor, "token unit"]]]:
@@ -189,36 +204,48 @@ def tables(
 
 @dataclasses.dataclass
 class Extremes:
-    """The k largest values of each unit so far, and where they stand; of equal ones the first met.
+    """The k most extreme values of each unit so far, and where they stand; of equal ones the first.
+
+    A unit has a row for each end of its range that is asked for, one after another.
 
     Attributes:
-        values: Largest first; -inf where there are less than k yet.
+        values: Times the sign of the end, largest first; -inf where there are less than k yet.
         places: Number of the token in the corpus; -1 where there is none.
-        sign: 1 for the largest values; -1 for the smallest, which are then kept negated.
+        signs: Of the ends: 1 for the largest values, -1 for the smallest.
     """
 
-    values: Float[Tensor, "unit k"]
-    places: Int[Tensor, "unit k"]
-    sign: int = 1
+    values: Float[Tensor, "end k"]
+    places: Int[Tensor, "end k"]
+    signs: tuple[int, ...] = (1,)
 
     @classmethod
-    def none(cls, units: int, k: int, device: torch.device | str, *, sign: int = 1) -> Extremes:
+    def none(
+        cls, units: int, k: int, device: torch.device | str, *, signs: tuple[int, ...] = (1,)
+    ) -> Extremes:
         """Nothing seen."""
+        rows = units * len(signs)
         return cls(
-            torch.full((units, k), -torch.inf, device=device),
-            torch.full((units, k), -1, dtype=torch.long, device=device),
-            sign,
+            torch.full((rows, k), -torch.inf, device=device),
+            torch.full((rows, k), -1, dtype=torch.long, device=device),
+            signs,
         )
 
     def of(self, units: slice) -> Extremes:
         """Some of the units; what they meet goes into these here."""
-        return Extremes(self.values[units], self.places[units], self.sign)
+        ends = len(self.signs)
+        rows = slice(units.start * ends, units.stop * ends)
+        return Extremes(self.values[rows], self.places[rows], self.signs)
+
+    def at(self, sign: int) -> Extremes:
+        """One end of all units."""
+        rows = slice(self.signs.index(sign), None, len(self.signs))
+        return Extremes(self.values[rows], self.places[rows], (sign,))
 
     def meet(self, table: Float[Tensor, "token unit"], places: Int[Tensor, " token"]) -> None:
         """Take in the values of some more tokens.
 
-        1. The largest value of each run of tokens, of every unit.
-        2. A run in which nothing is above what is kept already is not read again.
+        1. The most extreme value of each run of tokens, of every unit and end.
+        2. A run in which nothing is beyond what is kept already is not read again.
 
         Args:
             table: The values.
@@ -227,20 +254,21 @@ class Extremes:
         length = max(1, len(table) // _RUNS)
         whole = len(table) - len(table) % length
         runs = table[:whole].unflatten(0, (-1, length))
-        most = runs.amax(1) if self.sign > 0 else -runs.amin(1)
-        bound, worth = self._worth_a_look(most)
-        units, found = worth.T.nonzero(as_tuple=True)
-        if len(units):
-            near = runs[found, :, units] * self.sign
-            hits, offsets = (near > bound[units, None]).nonzero(as_tuple=True)
+        ends = [runs.amax(1) if sign > 0 else -runs.amin(1) for sign in self.signs]
+        bound, worth = self._worth_a_look(torch.stack(ends, 2).flatten(1))
+        rows, found = worth.T.nonzero(as_tuple=True)
+        if len(rows):
+            signs = torch.tensor(self.signs, dtype=table.dtype, device=table.device)
+            near = runs[found, :, rows // len(ends)] * signs[rows % len(ends), None]
+            hits, offsets = (near > bound[rows, None]).nonzero(as_tuple=True)
             tokens = found[hits] * length + offsets
-            self._merge(units[hits], near[hits, offsets], places[tokens])
+            self._merge(rows[hits], near[hits, offsets], places[tokens])
         if whole < len(table):
             self.meet(table[whole:], places[whole:])
 
     def _worth_a_look(
-        self, most: Float[Tensor, "run unit"]
-    ) -> tuple[Float[Tensor, " unit"], Bool[Tensor, "run unit"]]:
+        self, most: Float[Tensor, "run end"]
+    ) -> tuple[Float[Tensor, " end"], Bool[Tensor, "run end"]]:
         """A bound that what is kept must be above, and in which runs something is.
 
         At least k values are no smaller than the k-th largest of the runs' largest values, so what
@@ -261,17 +289,17 @@ class Extremes:
 
     def _merge(
         self,
-        units: Int[Tensor, " hit"],
+        rows: Int[Tensor, " hit"],
         values: Float[Tensor, " hit"],
         places: Int[Tensor, " hit"],
     ) -> None:
-        """Put new values, by unit and in the order in which they are met, among those kept."""
-        if not len(units):
+        """Put new values, by row and in the order in which they are met, among those kept."""
+        if not len(rows):
             return
-        changed, counts = torch.unique_consecutive(units, return_counts=True)
-        group = torch.repeat_interleave(torch.arange(len(changed), device=units.device), counts)
+        changed, counts = torch.unique_consecutive(rows, return_counts=True)
+        group = torch.repeat_interleave(torch.arange(len(changed), device=rows.device), counts)
         first = torch.cumsum(counts, 0) - counts
-        slot = torch.arange(len(units), device=units.device) - first[group]
+        slot = torch.arange(len(rows), device=rows.device) - first[group]
         shape = (len(changed), int(counts.max()))
         new = torch.full(shape, -torch.inf, dtype=values.dtype, device=values.device)
         where = torch.full(shape, -1, dtype=torch.long, device=values.device)
@@ -318,7 +346,8 @@ class Reduction:
         self.is_whole = True
         self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         units = self._first[-1]
-        self.top, self.bottom = (Extremes.none(units, k, device, sign=sign) for sign in (1, -1))
+        self._ends = Extremes.none(units, k, device, signs=(1, -1))
+        self.top, self.bottom = self._ends.at(1), self._ends.at(-1)
         self.sums, self.squares = (
             torch.zeros(units, dtype=torch.float64, device=device) for _ in range(2)
         )
@@ -358,8 +387,7 @@ class Reduction:
         self.sums[units] += table.sum(0)
         self.squares[units] += squares
         self.positive[units] += torch.gt(table, 0, out=self._room).sum(0).long()
-        for extremes in (self.top, self.bottom):
-            extremes.of(units).meet(table, self._places)
+        self._ends.of(units).meet(table, self._places)
         inside, slots = self._slots
         self.sampled[slots, units] = table[inside]
 

@@ -290,7 +290,8 @@ def stored_runs() -> list[TrainingRun]:
 
 
 def _changed(folder: Path) -> float:
-    return max((file.stat().st_mtime for file in folder.glob("*")), default=0.0)
+    # Names with a dot in front are files that are being written; they may be gone in a moment.
+    return max((file.stat().st_mtime for file in folder.glob("[!.]*")), default=0.0)
 
 
 def is_training(folder: str | os.PathLike[str]) -> bool:
