@@ -20,7 +20,7 @@ from analyses import attribution, circuits
 from analyses.attribution import edges as screening
 from analyses.attribution import estimates
 from analyses.circuits import curve, discovery, measuring, random_circuits
-from workbench.core import plots, runs
+from workbench.core import runs
 from workbench.core.engine import decoder, metrics, running
 from workbench.core.engine import preflight as checking
 from workbench.core.models import card
@@ -32,6 +32,7 @@ from workbench.ui import (
     jobs,
     pairs,
     preflight,
+    showing,
     steps,
     stored,
     subject,
@@ -256,7 +257,7 @@ def show_screen(screen: attribution.EdgeAttribution) -> None:
             f"({screen.method}, n = {len(screen.pairs)}): {best}."
         )
     )
-    st.plotly_chart(plots.on_page(screen.figure(), st.context.theme.type), theme=None)
+    showing.figure(screen.figure())
     with st.expander(f"All {n_edges:,} edges, largest estimate first"):
         digits = {
             name: st.column_config.NumberColumn(format="%.4f") for name in ("score", "low", "high")
@@ -328,7 +329,7 @@ def show_edge(circuit: circuits.Circuit, run: str, edge: str) -> None:
     seen = steps.step(jobs.job_key("edge", run, edge, prompt), work, label="Looking at the edge")
     if seen is not None:
         st.markdown(escaping.markdown(seen.summary()))
-        st.plotly_chart(plots.on_page(seen.figure(), st.context.theme.type), theme=None)
+        showing.figure(seen.figure())
 
 
 def show_studies(circuit: circuits.Circuit, run: str) -> list[str]:
@@ -428,7 +429,7 @@ def offer_removal(circuit: circuits.Circuit, run: str, apart: Any, seconds: floa
 def show_result(result: Any) -> None:
     """A further result: what it says, and its figure."""
     st.markdown(escaping.markdown(result.summary()))
-    st.plotly_chart(plots.on_page(result.figure(), st.context.theme.type), theme=None)
+    showing.figure(result.figure())
 
 
 def same_model(circuit: circuits.Circuit) -> Any:

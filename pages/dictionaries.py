@@ -16,9 +16,9 @@ import streamlit as st
 from analyses import feature_visualization as features
 from analyses.feature_visualization import examples
 from analyses.feature_visualization.dictionaries import KINDS, dashboard, labels, quality, variables
-from workbench.core import plots, results, runs
+from workbench.core import results
 from workbench.core.models import card
-from workbench.ui import corpora, dictionaries, downloads, escaping, jobs, stored, subject
+from workbench.ui import corpora, dictionaries, downloads, escaping, jobs, showing, stored, subject
 from workbench.ui import token_strips as strips
 
 if TYPE_CHECKING:
@@ -29,18 +29,7 @@ SITES = ("resid_post", "resid_pre", "mlp_out", "attn_out", "neuron")
 # The one bundled model whose language has a known grammar.
 GRAMMAR = "grammar-4l"
 DOCUMENTS = 800
-
-
-def show(figure: Any) -> None:
-    """A figure in the page's colours."""
-    st.plotly_chart(plots.on_page(figure, st.context.theme.type), theme=None)
-
-
-def offer(result: results.Result, name: str) -> None:
-    """Downloads of a result that is in the store."""
-    made = result.provenance
-    run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
-    downloads.offer(result, run=run, folder=runs.default_root() / run, name=name)
+REFUSED = "folder that was refused"
 
 
 class Opened:
@@ -84,9 +73,9 @@ def show_quality(at: Opened) -> list[str]:
     if found is None:
         return []
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     st.dataframe(found.to_frame(), hide_index=True)
-    offer(found, "quality")
+    downloads.offer_stored(found, "quality")
     return ["print(features.dictionary_quality(model, held_out, dictionary).summary())"]
 
 
@@ -111,7 +100,7 @@ def show_latents(at: Opened) -> list[str]:
         return []
     overview = features.latent_overview(at.model, at.corpus.seen, at.dictionary, scanned=scan)
     st.markdown(escaping.markdown(overview.summary()))
-    show(overview.figure())
+    showing.figure(overview.figure())
     order = np.argsort(-scan.top_values[:, 0], kind="stable").tolist()
     left, right = st.columns(2)
     asked = st.query_params.get("latent", "")
@@ -158,7 +147,7 @@ def show_latent(
         return []
     st.subheader(f"Latent {latent}")
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     address = {
         "model": at.name,
         "dictionary": at.place,
@@ -176,7 +165,7 @@ def show_latent(
         ],
         key="strips:latent",
     )
-    offer(found, "latent")
+    downloads.offer_stored(found, "latent")
     site = f"{at.site!r}, layers=[{at.layer}], dictionary=dictionary"
     code = [f"scan = features.top_examples(model, seen, {site})"]
     more = ""
@@ -208,14 +197,43 @@ def show_variables(at: Opened) -> list[str]:
     if found is None:
         return []
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     st.dataframe(found.to_frame(), hide_index=True)
-    offer(found, "variables")
+    downloads.offer_stored(found, "variables")
     return [
         "from analyses.feature_visualization.dictionaries import labels",
         f"labelled = labels.grammar_labels(model, documents={DOCUMENTS})",
         "print(features.match_variables(model, labelled, dictionary).summary())",
     ]
+
+
+def open_folder(model: TransformerBridge) -> None:
+    """Take a dictionary from a folder that sae-lens wrote."""
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    folder = left.text_input(
+        "Or open a folder that sae-lens wrote",
+        help="cfg.json and sae_weights.safetensors, on this machine. It is copied into the run "
+        "folder; nothing in it is executed.",
+    ).strip()
+    right.button("Open", disabled=not folder, width="stretch", on_click=take, args=(model, folder))
+    refused = st.session_state.pop(REFUSED, "")
+    if refused:
+        st.error(escaping.markdown(refused))
+
+
+def take(model: TransformerBridge, folder: str) -> None:
+    """Answer a click: the folder becomes one of the model's dictionaries, or is refused."""
+    try:
+        turn_to(dictionaries.adopt(model, folder))
+    except ValueError as error:
+        st.session_state[REFUSED] = str(error)
+
+
+def turn_to(place: str) -> None:
+    """Answer a click: look at a dictionary."""
+    st.query_params["dictionary"] = place
+    st.session_state["section"] = SECTIONS[0]
+    st.session_state.pop("training", None)
 
 
 def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
@@ -262,11 +280,8 @@ def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
     if found is None:
         return
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
-    if st.button("Look at it", type="primary"):
-        st.query_params["dictionary"] = place
-        del st.session_state["training"]
-        st.rerun()
+    showing.figure(found.figure())
+    st.button("Look at it", type="primary", on_click=turn_to, args=(place,))
 
 
 DRAW: dict[str, Any] = dict(
@@ -283,6 +298,7 @@ def look(name: str, model: TransformerBridge) -> None:
     if not known:
         st.info("This model has no dictionary yet: train one here, on the text above.")
         train(name, model, corpus)
+        open_folder(model)
         return
     asked = st.query_params.get("dictionary", "")
     start = known.index(asked) if asked in known else 0
@@ -299,6 +315,7 @@ def look(name: str, model: TransformerBridge) -> None:
     )
     if section == SECTIONS[-1]:
         train(name, model, corpus)
+        open_folder(model)
         return
     try:
         at = Opened(name, model, corpus, place or known[0])
@@ -307,7 +324,6 @@ def look(name: str, model: TransformerBridge) -> None:
         return
     code = DRAW[section or SECTIONS[0]](at)
     if code:
-        st.subheader("The code that reproduces it")
         script = [
             "from workbench import Corpus, load_model",
             "from analyses import feature_visualization as features",
@@ -318,7 +334,7 @@ def look(name: str, model: TransformerBridge) -> None:
             dictionaries.code(model, at.place),
             *code,
         ]
-        st.code("\n".join(script) + "\n", language="python")
+        showing.code(script)
 
 
 st.title("Which directions does a layer write in?")

@@ -15,9 +15,8 @@ import streamlit as st
 
 from analyses import feature_visualization as features
 from analyses.feature_visualization import describing, examples, search
-from workbench.core import plots, runs
 from workbench.core.models import card
-from workbench.ui import corpora, downloads, escaping, stored, subject
+from workbench.ui import corpora, downloads, escaping, showing, stored, subject
 from workbench.ui import describing as writing
 from workbench.ui import token_strips as strips
 
@@ -82,7 +81,7 @@ def by_description(
     if found is None:
         return [], []
     st.markdown(escaping.markdown(found.summary()))
-    st.plotly_chart(plots.on_page(found.figure(), st.context.theme.type), theme=None)
+    showing.figure(found.figure())
     code = [
         f"description = features.described(model, {how!r}, {text!r})",
         f"print(features.find_units(model, seen, description, {kind!r}).summary())",
@@ -143,7 +142,7 @@ def look(name: str, model: TransformerBridge) -> None:
         return
     st.caption(escaping.markdown(scan.summary()))
     with st.expander("All of them at once"):
-        st.plotly_chart(plots.on_page(scan.figure(), st.context.theme.type), theme=None)
+        showing.figure(scan.figure())
     way = st.segmented_control(
         "Find", WAYS, default=WAYS[0], key="find", required=True, bind="query-params"
     )
@@ -156,7 +155,6 @@ def look(name: str, model: TransformerBridge) -> None:
         found = ordered(scan)
     address = {"model": name, **({corpora.QUERY: corpus.name} if corpus.name else {})}
     gallery(model, seen, scan, found, address)
-    st.subheader("The code that reproduces it")
     script = [
         "from workbench import Corpus, load_model",
         "from analyses import feature_visualization as features",
@@ -167,10 +165,8 @@ def look(name: str, model: TransformerBridge) -> None:
         "print(scan.summary())",
         *code,
     ]
-    st.code("\n".join(script) + "\n", language="python")
-    made = scan.provenance
-    run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
-    downloads.offer(scan, run=run, folder=runs.default_root() / run, name="scan")
+    showing.code(script)
+    downloads.offer_stored(scan, "scan")
 
 
 st.title("What makes it fire?")

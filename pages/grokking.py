@@ -22,9 +22,9 @@ from streamlit.delta_generator import DeltaGenerator
 
 from analyses import grokking
 from analyses.grokking import changes, circuit, curves, drops, pictures, tracking
-from workbench.core import plots, results, runs
+from workbench.core import results, runs
 from workbench.core.modular import network, theory
-from workbench.ui import downloads, escaping, jobs, steps, stored, tables, trainings
+from workbench.ui import downloads, escaping, jobs, showing, steps, stored, tables, trainings
 
 AnyResult = TypeVar("AnyResult", bound=results.Result)
 OTHER_PAGES = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem != "grokking")
@@ -52,7 +52,7 @@ def measure(run: grokking.TrainingRun, step: int) -> tracking.ProgressMeasures:
 
 def draw(figure: go.Figure, key: str | None = None) -> None:
     """Show a figure in the colours of the page."""
-    st.plotly_chart(plots.on_page(figure, st.context.theme.type), theme=None, key=key)
+    showing.figure(figure, key=key)
 
 
 def say(text: str) -> None:

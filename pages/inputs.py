@@ -26,9 +26,9 @@ from analyses.feature_visualization.inputs import (
     optimizing,
     watching,
 )
-from workbench.core import plots, results, runs
+from workbench.core import results
 from workbench.core.networks import examples, sources
-from workbench.ui import downloads, escaping, jobs, stored
+from workbench.ui import downloads, escaping, jobs, showing, stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,18 +67,6 @@ def unit_of(name: str, hook: str, channel: int) -> tuple[Objective, str]:
     if hook == CLASSES:
         return LogOdds(channel), f"LogOdds({channel})"
     return Target(hook, channel), f"Target({hook!r}, {channel})"
-
-
-def show(figure: Any) -> None:
-    """A figure in the page's colours."""
-    st.plotly_chart(plots.on_page(figure, st.context.theme.type), theme=None)
-
-
-def offer(result: results.Result, name: str) -> None:
-    """Downloads of a result that is in the store."""
-    made = result.provenance
-    run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
-    downloads.offer(result, run=run, folder=runs.default_root() / run, name=name)
 
 
 def optimized(
@@ -126,9 +114,7 @@ def watch(title: str) -> None:
     def newest() -> None:
         picture = pictures().get(title)
         if picture is not None:
-            st.plotly_chart(
-                plots.on_page(picture, st.context.theme.type), theme=None, key="growing"
-            )
+            showing.figure(picture, key="growing")
 
     newest()
 
@@ -154,7 +140,7 @@ def show_channel(name: str, hook: str, channel: int) -> list[str]:
     if found is None:
         return []
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     unit, code = unit_of(name, hook, channel)
     against = stored.made(
         features.InputAgainstData,
@@ -168,8 +154,8 @@ def show_channel(name: str, hook: str, channel: int) -> list[str]:
     if against is not None:
         st.subheader("How far outside of the data is that?")
         st.markdown(escaping.markdown(against.summary()))
-        show(against.figure())
-    offer(found, "input")
+        showing.figure(against.figure())
+    downloads.offer_stored(found, "input")
     arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     return [
         f"unit = inputs.{code}",
@@ -207,10 +193,10 @@ def show_region(name: str, hook: str, channel: int) -> list[str]:
     st.markdown(escaping.markdown(found.summary()))
     left, right = st.columns(2)
     with left:
-        show(drawing.pictured([("example", found.input), ("slope", found.gradient)]))
+        showing.figure(drawing.pictured([("example", found.input), ("slope", found.gradient)]))
     with right:
-        show(found.figure())
-    offer(found, "region")
+        showing.figure(found.figure())
+    downloads.offer_stored(found, "region")
     return [
         f"found = features.linear_region(network, inputs.{code}, data[{number}])",
         "print(found.summary())",
@@ -245,7 +231,7 @@ def show_layer(name: str, hook: str, channel: int) -> list[str]:
         f"Each channel's best of two quick searches ({QUICK} steps), with its activation and that "
         f"of the best of {len(data)} real examples. Pick a channel for the whole search."
     )
-    show(drawing.pictured(found))
+    showing.figure(drawing.pictured(found))
     return [
         f"for channel in range({count}):",
         f"    unit = inputs.Target({hook!r}, channel)"
@@ -279,8 +265,8 @@ def show_way(name: str, hook: str, channel: int) -> list[str]:
     if found is None:
         return []
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
-    offer(found, "row")
+    showing.figure(found.figure())
+    downloads.offer_stored(found, "row")
     return [
         f"first, second = inputs.{code}, inputs.{other_code}",
         "found = features.interpolated_inputs(",
@@ -323,7 +309,6 @@ def look() -> None:
     )
     code = DRAW[section or SECTIONS[0]](name, hook, channel)
     if code:
-        st.subheader("The code that reproduces it")
         script = [
             "from analyses import feature_visualization as features",
             "from analyses.feature_visualization import inputs",
@@ -333,7 +318,7 @@ def look() -> None:
             f"data, _ = examples.held_out({name!r}, {len(data)})",
             *code,
         ]
-        st.code("\n".join(script) + "\n", language="python")
+        showing.code(script)
 
 
 st.title("Which input does a unit want?")

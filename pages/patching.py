@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from analyses import activation_patching
-from workbench.core import plots, runs
+from workbench.core import runs
 from workbench.core.engine import cells, metrics, sites
 from workbench.core.engine import preflight as checking
 from workbench.core.models import card, dictionaries
@@ -26,6 +26,7 @@ from workbench.ui import (
     jobs,
     pairs,
     preflight,
+    showing,
     steps,
     stored,
     subject,
@@ -285,7 +286,7 @@ def show(result: activation_patching.PatchingResult, run: str) -> None:
     preflight.show(result.preflight, result.pairs)
     st.markdown(escaping.markdown(result.summary()))
     if len(result.axes) == 1:
-        st.plotly_chart(plots.on_page(result.figure(), st.context.theme.type), theme=None)
+        showing.figure(result.figure())
         names = [result.label((i,)) for i in range(len(result.effects))]
         what = "Layer" if result.axes == ("layer",) else result.axes[0].capitalize()
         row = st.selectbox(
@@ -347,7 +348,7 @@ def show_cell(result: activation_patching.PatchingResult, cell: tuple[int, ...])
     st.markdown(escaping.markdown(seen.summary()))
     picture, table = st.columns(2)
     with picture:
-        st.plotly_chart(plots.on_page(seen.figure(), st.context.theme.type), theme=None)
+        showing.figure(seen.figure())
     digits = {name: st.column_config.NumberColumn(format="%.4f") for name in seen.COLUMNS}
     table.dataframe(seen.to_frame(), hide_index=True, column_config=digits)
 
@@ -376,7 +377,7 @@ def show_comparison(result: activation_patching.PatchingResult) -> None:
     )
     if found is not None:
         st.markdown(escaping.markdown(found.summary()))
-        st.plotly_chart(plots.on_page(found.figure(), st.context.theme.type), theme=None)
+        showing.figure(found.figure())
         with st.expander("Table"):
             st.dataframe(found.to_frame(), hide_index=True)
         return

@@ -15,7 +15,7 @@ import numpy as np
 import streamlit as st
 
 from analyses import path_patching
-from workbench.core import plots, runs
+from workbench.core import runs
 from workbench.core.engine import graph as graphs
 from workbench.core.engine import metrics
 from workbench.core.engine import preflight as checking
@@ -27,6 +27,7 @@ from workbench.ui import (
     jobs,
     pairs,
     preflight,
+    showing,
     steps,
     subject,
     tables,
@@ -249,7 +250,7 @@ def show(
 def pick_sender(result: path_patching.PathPatchingResult, run: str) -> str | None:
     """The heat map with the sender that was clicked, or bars with a list to choose from."""
     if not result.cells:
-        st.plotly_chart(plots.on_page(result.figure(), st.context.theme.type), theme=None)
+        showing.figure(result.figure())
         return st.selectbox("Sender", result.senders, index=None, key=f"sender:{run}")
     hide = st.toggle("Hide what is not more than chance", key="hide", bind="query-params")
     rate = path_patching.DISCOVERIES if hide else None

@@ -25,9 +25,18 @@ from analyses.feature_visualization import (
     unit_view,
 )
 from analyses.feature_visualization.text import optimization
-from workbench.core import notes, plots, results, runs
+from workbench.core import notes, results, runs
 from workbench.core.models import card
-from workbench.ui import corpora, dictionaries, downloads, escaping, stored, subject, tables
+from workbench.ui import (
+    corpora,
+    dictionaries,
+    downloads,
+    escaping,
+    showing,
+    stored,
+    subject,
+    tables,
+)
 from workbench.ui import describing as writing
 from workbench.ui import pairs as choosing
 from workbench.ui import token_strips as strips
@@ -88,24 +97,12 @@ class Looked:
         return f"features.{function}({', '.join([*arguments, *given])})"
 
 
-def show(figure: Any) -> None:
-    """A figure in the page's colours."""
-    st.plotly_chart(plots.on_page(figure, st.context.theme.type), theme=None)
-
-
 def show_rows(rows: list[dict[str, str]], otherwise: str) -> None:
     """A table, or what it means that it is empty."""
     if rows:
         st.markdown(tables.markdown(rows))
     else:
         st.caption(otherwise)
-
-
-def offer(result: results.Result, name: str) -> None:
-    """Downloads of a result that is in the store."""
-    made = result.provenance
-    run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
-    downloads.offer(result, run=run, folder=runs.default_root() / run, name=name)
 
 
 def scanned(at: Looked) -> features.TopExamples | None:
@@ -150,7 +147,7 @@ def show_range(at: Looked) -> None:
     call = at.call("view_unit", "model", "seen", "scan", repr(at.label))
     at.code.append(f"print({call}.summary())")
     st.markdown(escaping.markdown(view.summary()))
-    show(view.figure())
+    showing.figure(view.figure())
     st.subheader("Examples from its whole range")
     for (kind, _), tab in zip(RANGES.items(), st.tabs(list(RANGES.values())), strict=True):
         with tab:
@@ -172,7 +169,7 @@ def show_range(at: Looked) -> None:
         rows = [{"unit": name, "correlation": f"{value:.2f}"} for name, value in view.together]
         show_rows(rows, "No other unit varies here.")
         st.caption(f"With shuffled tokens the largest is {view.together_by_chance:.2f}.")
-    offer(view, "unit")
+    downloads.offer_stored(view, "unit")
 
 
 def show_triggers(view: features.UnitView) -> None:
@@ -228,7 +225,7 @@ def show_groups(at: Looked) -> None:
     call = at.call("separated_groups", "model", "seen", repr(at.unit))
     at.code.append(f"print({call}.summary())")
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     for number, group in enumerate(found.groups, 1):
         typical = ", ".join(repr(token.text) for token in group.tokens[:5])
         st.markdown(
@@ -238,7 +235,7 @@ def show_groups(at: Looked) -> None:
             )
         )
         st.code("\n".join(group.examples), language=None)
-    offer(found, "groups")
+    downloads.offer_stored(found, "groups")
 
 
 def show_description(at: Looked) -> None:
@@ -276,7 +273,7 @@ def tested(at: Looked, description: features.Description) -> features.Belief | N
     )
     if found is not None:
         st.markdown(escaping.markdown(found.summary()))
-        show(found.figure())
+        showing.figure(found.figure())
         # A note that is written next may rest on it.
         st.session_state[f"evidence:{at.title('')}"] = evidence_of(found)
     return found
@@ -352,11 +349,11 @@ def show_texts(at: Looked) -> None:
     at.code.append(f"found = {call}")
     at.code.append("print(found.summary())")
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     front = found.to_frame()
     st.dataframe(front[front["kind"] == "front"].drop(columns="kind"), hide_index=True)
     show_outside(at, found)
-    offer(found, "texts")
+    downloads.offer_stored(found, "texts")
 
 
 def show_outside(at: Looked, optimized: features.OptimizedText) -> None:
@@ -376,7 +373,7 @@ def show_outside(at: Looked, optimized: features.OptimizedText) -> None:
     if found is None:
         return
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     st.subheader("Does its neighbourhood predict the unit?")
     near = features.Neighbourhood.of(at.model, at.unit, optimized, **at.given)
     if tested(at, near) is not None:
@@ -415,7 +412,7 @@ def show_steering(at: Looked) -> None:
     if found is None:
         return
     st.markdown(escaping.markdown(found.summary()))
-    show(found.figure())
+    showing.figure(found.figure())
     strengths = found.strengths.tolist()
     strength = st.select_slider(
         "Strength", strengths, found.strongest, format_func=lambda one: f"{one:.3g}", key="strength"
@@ -456,7 +453,7 @@ def show_steering(at: Looked) -> None:
     at.code.append(f"pairs = {made}")
     call = at.call("steer", "model", "pairs", "held_out", repr(at.unit))
     at.code.append(f"print({call}.summary())")
-    offer(found, "steering")
+    downloads.offer_stored(found, "steering")
 
 
 def show_notes(at: Looked) -> None:
@@ -584,7 +581,6 @@ def look(name: str, model: TransformerBridge) -> None:
     )
     DRAW[section or SECTIONS[0]](at)
     if at.code:
-        st.subheader("The code that reproduces it")
         script = [
             "from workbench import ContrastPairs, Corpus, load_model",
             "from analyses import feature_visualization as features",
@@ -595,7 +591,7 @@ def look(name: str, model: TransformerBridge) -> None:
             *([dictionaries.code(model, at.through)] if at.given else []),
             *at.code,
         ]
-        st.code("\n".join(script) + "\n", language="python")
+        showing.code(script)
 
 
 st.title("What does this unit respond to?")

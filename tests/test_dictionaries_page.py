@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,3 +77,19 @@ def test_a_dictionary_is_trained_and_looked_at(model: Any) -> None:
         next(iter((workbench.core.runs.default_root() / "dictionaries").glob(f"*/{box.value}")))
     )
     assert found.W_dec.shape == (16, model.cfg.d_model)
+
+
+def test_a_folder_of_somebody_else_is_opened_and_a_wrong_one_refused(tmp_path: Path) -> None:
+    (place, *_) = dictionaries.list_dictionaries("grammar-4l")
+    given = shutil.copytree(dictionaries.folder_of("grammar-4l", place), tmp_path / "of a friend")
+    at = opened("Train another")
+    field: Any = next(item for item in at.text_input if item.label.startswith("Or open"))
+    field.set_value(str(tmp_path / "nowhere")).run()
+    at = settled_page(button(at, "Open").click().run())
+    assert "is no folder of a sparse autoencoder" in at.error[0].value
+    field = next(item for item in at.text_input if item.label.startswith("Or open"))
+    field.set_value(str(given)).run()
+    at = settled_page(button(at, "Open").click().run())
+    box: Any = next(item for item in at.selectbox if item.label == "Dictionary")
+    assert box.value == f"{place}-of_a_friend"
+    assert "explains" in texts(at)

@@ -19,6 +19,8 @@ from workbench.core.prompts import corpus as corpora
 
 DOCUMENTS = 200
 UNIT = "neuron 0.31"
+# What comes before a unit is run once only when it is added at many strengths.
+LATE = "neuron 3.31"
 
 
 @pytest.fixture(autouse=True)
@@ -114,10 +116,10 @@ def test_texts_that_drive_it(model: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_steering_with_it(model: Any) -> None:
-    at = opened("Steering", task="agreement", n="8")
+    at = opened("Steering", LATE, task="agreement", n="8")
     pairs = ContrastPairs.from_task(model, "agreement", n=8, seed=0)
     _, held_out = Corpus.bundled(model).split(0.7)
-    found = features.steer(model, pairs, held_out, UNIT)
+    found = features.steer(model, pairs, held_out, LATE)
     assert found.summary() in texts(at)
     slider: Any = next(item for item in at.select_slider if item.label == "Strength")
     assert np.isclose(float(slider.value), found.strongest)

@@ -7,18 +7,21 @@ trained on, as a folder that sae-lens reads, too. Its name begins with the place
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from workbench.core import runs
+from workbench.core import files, runs
 from workbench.core.models import card, dictionaries
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 NONE = "none"
+# Of a folder's name, what does not go into the name of a dictionary.
+_PLAIN = re.compile(r"[^A-Za-z0-9]+")
 
 
 def listed(name: str, model: TransformerBridge) -> list[str]:
@@ -46,6 +49,47 @@ def own_folder(model: TransformerBridge) -> Path:
         The folder; it may not be there yet.
     """
     return runs.default_root() / "dictionaries" / card.fingerprint(model)[:16]
+
+
+def adopt(model: TransformerBridge, folder: str) -> str:
+    """Take a dictionary from elsewhere on this machine among the model's own.
+
+    Args:
+        model: The bridge.
+        folder: What sae-lens wrote.
+
+    Returns:
+        Its name from now on.
+
+    Raises:
+        ValueError: If it cannot be read, or reads no place of this model.
+    """
+    from workbench.core.engine import units
+
+    source = Path(folder).expanduser()
+    found = dictionaries.load_dictionary(source)
+    hook = getattr(found.cfg.metadata, "hook_name", None)
+    kinds = [kind for kind in units.KINDS if kind != "head"]
+    fits = [
+        f"{kind}.{layer}"
+        for kind in kinds
+        for layer in range(int(model.cfg.n_layers))
+        if units.family(model, kind, layer).hook == hook
+        and units.family(model, kind, layer).size == found.W_dec.shape[1]
+    ]
+    if not fits:
+        raise ValueError(
+            f"{folder} reads {found.W_dec.shape[1]} numbers at {hook!r}, which is no place of this "
+            "model: expected a dictionary that was trained on it"
+        )
+    name = f"{fits[0]}-{_PLAIN.sub('_', source.resolve().name)}"
+    place = own_folder(model) / name
+    if not (place / "cfg.json").is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        # The configuration comes last: without it nothing is listed.
+        for file in ("sae_weights.safetensors", "cfg.json"):
+            files.write_whole(place / file, (source / file).read_bytes())
+    return name
 
 
 def place_of(name: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 import streamlit as st
 
+from workbench.core import runs
 from workbench.ui import escaping
 
 if TYPE_CHECKING:
@@ -58,6 +59,18 @@ def offer(result: Result, *, run: str, folder: Path, name: str) -> None:
     )
     st.caption(escaping.markdown(f"Saved as run {run} in {folder}. The link that reopens it:"))
     st.code(f"{here.scheme}://{here.netloc}{here.path}?{query}", language=None)
+
+
+def offer_stored(result: Result, name: str) -> None:
+    """Draw the same for a result that lies in the run store.
+
+    Args:
+        result: What to take along.
+        name: Stem of the file names.
+    """
+    made = result.provenance
+    run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
+    offer(result, run=run, folder=runs.default_root() / run, name=name)
 
 
 def zipped(result: Result) -> bytes:

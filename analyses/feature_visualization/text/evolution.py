@@ -20,6 +20,7 @@ Source: Thompson et al. 2024, arXiv 2402.01702; Zou et al. 2023, arXiv 2307.1504
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -102,6 +103,7 @@ class Search:
         settings: Settings,
         *,
         sign: int,
+        read: Callable[[Int[np.ndarray, " position"]], str],
     ) -> None:
         """Put the parts together.
 
@@ -111,7 +113,9 @@ class Search:
             words: What texts are made of.
             settings: How the search goes.
             sign: 1 to maximise the activation, -1 to minimise it.
+            read: Writes a text's tokens out.
         """
+        self._read = read
         self._reader, self._gradients, self._words = reader, gradients, words
         self._settings, self._sign = settings, sign
 
@@ -144,11 +148,12 @@ class Search:
         kept = self._chosen(pool, costs)
         history: list[_Kept] = []
         for iteration in range(settings.iterations):
-            top = self._sign * (self._sign * kept.measured.activation).max()
+            best = int((self._sign * kept.measured.activation).argmax())
             report(
                 iteration / settings.iterations,
                 f"restart {restart + 1}, iteration {iteration + 1} of {settings.iterations}: "
-                f"activation {top:.4g}",
+                f"activation {kept.measured.activation[best]:.4g} at "
+                f"{self._read(kept.texts[best])!r}",
             )
             if iteration and not iteration % settings.restart_every:
                 one = int(rng.integers(len(settings.penalties)))

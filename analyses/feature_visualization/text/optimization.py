@@ -129,6 +129,7 @@ def optimize_text(  # noqa: PLR0913 -- one call covers both methods; all have de
         words,
         settings,
         sign=target.sign,
+        read=lambda ids: vocabulary.read(model, ids),
     )
     front = pareto.Front.empty(length)
     found: list[evolution.Evolved] = []
