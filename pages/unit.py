@@ -32,6 +32,7 @@ from workbench.ui import (
     dictionaries,
     downloads,
     escaping,
+    jobs,
     showing,
     stored,
     subject,
@@ -170,6 +171,26 @@ def show_range(at: Looked) -> None:
         show_rows(rows, "No other unit varies here.")
         st.caption(f"With shuffled tokens the largest is {view.together_by_chance:.2f}.")
     downloads.offer_stored(view, "unit")
+    show_tokens_alone(at)
+
+
+def show_tokens_alone(at: Looked) -> None:
+    """How much of the unit the token that it stands at explains."""
+    st.subheader("Is it the token alone?")
+    st.caption(
+        "Each token's mean activation, learned on the text above, as a description: what it does "
+        "not predict on held-out text depends on what stands before."
+    )
+    means = stored.steps.step(
+        jobs.job_key("token means", at.title("")),
+        lambda report: features.token_means(at.model, at.corpus.seen, at.unit, **at.given),
+        label="Learning the mean of each token",
+    )
+    if means is not None and tested(at, means, for_a_note=False) is not None:
+        call = at.call("token_means", "model", "seen", repr(at.unit))
+        at.code.append(f"means = {call}")
+        call = at.call("believe", "model", "held_out", repr(at.unit), "means")
+        at.code.append(f"print({call}.summary())")
 
 
 def show_triggers(view: features.UnitView) -> None:
@@ -260,8 +281,10 @@ def show_description(at: Looked) -> None:
         at.code.append(f"print({call}.summary())")
 
 
-def tested(at: Looked, description: features.Description) -> features.Belief | None:
-    """A description's scores, drawn."""
+def tested(
+    at: Looked, description: features.Description, *, for_a_note: bool = True
+) -> features.Belief | None:
+    """A description's scores, drawn; a note that is written next may rest on them."""
     found = stored.made(
         features.Belief,
         belief.ANALYSIS,
@@ -274,7 +297,7 @@ def tested(at: Looked, description: features.Description) -> features.Belief | N
     if found is not None:
         st.markdown(escaping.markdown(found.summary()))
         showing.figure(found.figure())
-        # A note that is written next may rest on it.
+    if found is not None and for_a_note:
         st.session_state[f"evidence:{at.title('')}"] = evidence_of(found)
     return found
 

@@ -45,10 +45,12 @@ def code_of(at: AppTest) -> str:
 
 def test_its_whole_range(model: Any) -> None:
     at = opened("Range")
-    seen, _ = Corpus.bundled(model).split(0.7)
+    seen, held_out = Corpus.bundled(model).split(0.7)
     scan = features.top_examples(model, seen, "neuron")
     view = features.view_unit(model, seen, scan, UNIT)
     assert view.summary() in texts(at)
+    means = features.token_means(model, seen, UNIT)
+    assert features.believe(model, held_out, UNIT, means).summary() in texts(at)
     assert view.triggers[0].text[0] in texts(at)
     assert f"features.view_unit(model, seen, scan, {UNIT!r})" in code_of(at)
 
