@@ -604,8 +604,11 @@ def look(name: str, model: TransformerBridge) -> None:
     )
     DRAW[section or SECTIONS[0]](at)
     if at.code:
+        names = ["Corpus", "load_model"]
+        if any("ContrastPairs" in line for line in at.code):
+            names.insert(0, "ContrastPairs")
         script = [
-            "from workbench import ContrastPairs, Corpus, load_model",
+            f"from workbench import {', '.join(names)}",
             "from analyses import feature_visualization as features",
             *(["from workbench.core.models import dictionaries"] if at.given else []),
             "",

@@ -139,7 +139,7 @@ class FoundUnits(results.Result):
             )
         figure.update_layout(template=plots.TEMPLATE, showlegend=False)
         figure.update_xaxes(title=f"units that fit {plots.escape(self.description)} best")
-        figure.update_yaxes(title="correlation (dotted: the largest by chance, 95 %)")
+        figure.update_yaxes(title="correlation<br>(dotted: the largest by<br>chance, 95 %)")
         return figure
 
     def summary(self) -> str:

@@ -162,7 +162,7 @@ class InterpolatedInputs(results.Result):
         figure.update_xaxes(visible=True, title="share of the second unit", **last)
         figure.update_yaxes(visible=True, **last)
         return figure.update_layout(
-            template=plots.TEMPLATE, height=680, legend={"orientation": "h", "y": -0.14}
+            template=plots.TEMPLATE, height=740, legend={"orientation": "h", "y": -0.24}
         )
 
     def summary(self) -> str:

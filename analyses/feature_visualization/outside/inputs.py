@@ -170,7 +170,7 @@ class InputAgainstData(results.Result):
                     col=column,
                 )
         figure.update_layout(
-            template=plots.TEMPLATE, showlegend=True, legend={"orientation": "h", "y": -0.2}
+            template=plots.TEMPLATE, showlegend=True, legend={"orientation": "h", "y": -0.32}
         )
         figure.update_xaxes(title="Mahalanobis distance from the data")
         figure.update_yaxes(title=f"activation of {plots.escape(self.unit)}", col=1)
