@@ -18,7 +18,17 @@ from analyses.feature_visualization import examples
 from analyses.feature_visualization.dictionaries import KINDS, dashboard, labels, quality, variables
 from workbench.core import results
 from workbench.core.models import card
-from workbench.ui import corpora, dictionaries, downloads, escaping, jobs, showing, stored, subject
+from workbench.ui import (
+    corpora,
+    dictionaries,
+    downloads,
+    escaping,
+    jobs,
+    showing,
+    steps,
+    stored,
+    subject,
+)
 from workbench.ui import token_strips as strips
 
 if TYPE_CHECKING:
@@ -53,10 +63,7 @@ class Opened:
 
     def title(self, what: str) -> str:
         """Name of a stored result about it."""
-        return (
-            f"{what} of the dictionary {self.mark}, model {card.fingerprint(self.model)[:16]}, "
-            f"corpus {self.corpus.seen.fingerprint[:16]}"
-        )
+        return stored.title(what, self.model, self.corpus.seen, dictionary=self.mark)
 
 
 def show_quality(at: Opened) -> list[str]:
@@ -84,8 +91,7 @@ def show_latents(at: Opened) -> list[str]:
     scan = stored.made(
         features.TopExamples,
         examples.ANALYSIS,
-        f"scan of the dictionary {at.mark}, model {card.fingerprint(at.model)[:16]}, corpus "
-        f"{at.corpus.seen.fingerprint[:16]}",
+        at.title("scan of every latent"),
         lambda report: features.top_examples(
             at.model,
             at.corpus.seen,
@@ -247,16 +253,16 @@ def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
         second = st.columns(4)
         latents = int(second[0].number_input("Latents", 8, 65_536, 256))
         k = int(second[1].number_input("Active at a token (k)", 1, 512, 8))
-        steps = int(second[2].number_input("Steps", 50, 1_000_000, 1000))
+        n_steps = int(second[2].number_input("Steps", 50, 1_000_000, 1000))
         seed = int(second[3].number_input("Seed", 0, 2**31 - 1, 0))
         sent = st.form_submit_button("Train", type="primary")
-    asked = [site, layer, kind, latents, k, steps, seed]
+    asked = [site, layer, kind, latents, k, n_steps, seed]
     if sent:
         st.session_state["training"] = asked
     if "training" not in st.session_state:
         return
-    site, layer, kind, latents, k, steps, seed = st.session_state["training"]
-    place = f"{site}.{layer}-{kind}-{latents}-{k}-{steps}-{seed}-{corpus.seen.fingerprint[:8]}"
+    site, layer, kind, latents, k, n_steps, seed = st.session_state["training"]
+    place = f"{site}.{layer}-{kind}-{latents}-{k}-{n_steps}-{seed}-{corpus.seen.fingerprint[:8]}"
     folder = dictionaries.own_folder(model) / place
 
     def work(report: jobs.Report) -> features.TrainedDictionary:
@@ -268,7 +274,7 @@ def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
             latents=latents,
             kind=kind,
             k=k,
-            steps=steps,
+            steps=n_steps,
             seed=seed,
             folder=folder,
             progress=report,
@@ -276,7 +282,7 @@ def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
 
     st.caption("A training that is cancelled goes on where it stopped.")
     key = jobs.job_key("dictionary", card.fingerprint(model), place)
-    found = stored.steps.step(key, work, label=f"Training {place}")
+    found = steps.step(key, work, label=f"Training {place}")
     if found is None:
         return
     st.markdown(escaping.markdown(found.summary()))

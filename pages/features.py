@@ -15,8 +15,7 @@ import streamlit as st
 
 from analyses import feature_visualization as features
 from analyses.feature_visualization import describing, examples, search
-from workbench.core.models import card
-from workbench.ui import corpora, downloads, escaping, showing, stored, subject
+from workbench.ui import corpora, downloads, escaping, jobs, showing, stored, subject
 from workbench.ui import describing as writing
 from workbench.ui import token_strips as strips
 
@@ -32,7 +31,6 @@ ORDERS = {
     "number": lambda scan: np.arange(len(scan.units)),
 }
 WAYS = ("all", "at a token", "by a description")
-TITLE = "scan of every {kind}, model {model}, corpus {corpus}"
 SHOWN = 6
 
 
@@ -71,11 +69,10 @@ def by_description(
         return [], []
     description, how, text = asked
 
-    def work(report: stored.jobs.Report) -> features.FoundUnits:
+    def work(report: jobs.Report) -> features.FoundUnits:
         return features.find_units(model, corpus, description, kind, progress=report)
 
-    mark = f"model {card.fingerprint(model)[:16]}, corpus {corpus.fingerprint[:16]}"
-    title = f"every {kind} that fits {description.name}, {mark}"
+    title = stored.title(f"every {kind} that fits {description.name}", model, corpus)
     label = f"Comparing {description.name} with every {kind}"
     found = stored.made(features.FoundUnits, search.ANALYSIS, title, work, label=label)
     if found is None:
@@ -128,9 +125,7 @@ def look(name: str, model: TransformerBridge) -> None:
     if corpus is None:
         return
     seen = corpus.seen
-    title = TITLE.format(
-        kind=kind, model=card.fingerprint(model)[:16], corpus=seen.fingerprint[:16]
-    )
+    title = stored.title(f"scan of every {kind}", model, seen)
     scan = stored.made(
         features.TopExamples,
         examples.ANALYSIS,

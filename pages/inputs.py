@@ -28,7 +28,7 @@ from analyses.feature_visualization.inputs import (
 )
 from workbench.core import results
 from workbench.core.networks import examples, sources
-from workbench.ui import downloads, escaping, jobs, showing, stored
+from workbench.ui import downloads, escaping, jobs, showing, steps, stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,11 +126,11 @@ def show_channel(name: str, hook: str, channel: int) -> list[str]:
     direction = left.segmented_control(
         "Towards", ["most", "least"], default="most", key="towards", required=True
     )
-    steps = int(middle.number_input("Steps", 8, 2048, STEPS, key="steps"))
+    n_steps = int(middle.number_input("Steps", 8, 2048, STEPS, key="steps"))
     diversity = float(right.number_input("Diversity", 0.0, 10.0, 0.0, key="diversity"))
     seed = int(last.number_input("Seed", 0, 2**31 - 1, 0, key="seed"))
     settings = {
-        "steps": steps,
+        "steps": n_steps,
         "lr": RATE,
         "direction": 1 if direction == "most" else -1,
         "diversity": diversity,
@@ -224,7 +224,7 @@ def show_layer(name: str, hook: str, channel: int) -> list[str]:
         return made
 
     key = jobs.job_key("gallery", title)
-    found = stored.steps.step(key, work, label=f"Climbing all {count} channels of {hook}")
+    found = steps.step(key, work, label=f"Climbing all {count} channels of {hook}")
     if found is None:
         return []
     st.caption(

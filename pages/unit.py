@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -34,6 +35,7 @@ from workbench.ui import (
     escaping,
     jobs,
     showing,
+    steps,
     stored,
     subject,
     tables,
@@ -81,16 +83,16 @@ class Looked:
         self.kind = unit.kind
         self.code: list[str] = []
 
-    @property
+    @functools.cached_property
     def mark(self) -> str:
         """Of the dictionary, by which notes and stored results are told apart."""
         return results.mark(self.given["dictionary"].W_dec) if self.given else ""
 
     def title(self, what: str) -> str:
         """Name of a stored result about it."""
-        of = f"{what} of {self.label}, model {card.fingerprint(self.model)[:16]}"
-        of += f", dictionary {self.mark}" if self.mark else ""
-        return f"{of}, corpus {self.corpus.seen.fingerprint[:16]}"
+        return stored.title(
+            f"{what} of {self.label}", self.model, self.corpus.seen, dictionary=self.mark
+        )
 
     def call(self, function: str, *arguments: str) -> str:
         """Code of a call about it."""
@@ -112,16 +114,16 @@ def scanned(at: Looked) -> features.TopExamples | None:
     if at.given:
         kind, layer = dictionaries.place_of(at.through)
         layers = [layer]
-        title = f"scan of the dictionary {at.mark}, model {card.fingerprint(at.model)[:16]}"
+        what = "scan of every latent"
     else:
         kind, layers = at.kind, None
-        title = f"scan of every {kind}, model {card.fingerprint(at.model)[:16]}"
+        what = f"scan of every {kind}"
     arguments = ["model", "seen", repr(kind)] + ([f"layers={layers}"] if layers else [])
     at.code.append(f"scan = {at.call('top_examples', *arguments)}")
     return stored.made(
         features.TopExamples,
         examples.ANALYSIS,
-        f"{title}, corpus {seen.fingerprint[:16]}",
+        stored.title(what, at.model, seen, dictionary=at.mark),
         lambda report: features.top_examples(
             at.model, seen, kind, layers=layers, progress=report, **at.given
         ),
@@ -181,7 +183,7 @@ def show_tokens_alone(at: Looked) -> None:
         "Each token's mean activation, learned on the text above, as a description: what it does "
         "not predict on held-out text depends on what stands before."
     )
-    means = stored.steps.step(
+    means = steps.step(
         jobs.job_key("token means", at.title("")),
         lambda report: features.token_means(at.model, at.corpus.seen, at.unit, **at.given),
         label="Learning the mean of each token",
@@ -282,13 +284,17 @@ def show_description(at: Looked) -> None:
 
 
 def tested(
-    at: Looked, description: features.Description, *, for_a_note: bool = True
+    at: Looked, description: features.Description, *, mark: str = "", for_a_note: bool = True
 ) -> features.Belief | None:
-    """A description's scores, drawn; a note that is written next may rest on them."""
+    """A description's scores, drawn; a note that is written next may rest on them.
+
+    A description that its name does not tell from others has a mark.
+    """
+    name = f"{description.name} ({mark})" if mark else description.name
     found = stored.made(
         features.Belief,
         belief.ANALYSIS,
-        at.title(f"{description.name} as a description"),
+        at.title(f"{name} as a description"),
         lambda report: features.believe(
             at.model, at.corpus.held_out, at.unit, description, progress=report, **at.given
         ),
@@ -346,7 +352,7 @@ def show_texts(at: Looked) -> None:
         "start": start,
     }
 
-    def work(report: stored.jobs.Report) -> features.OptimizedText:
+    def work(report: jobs.Report) -> features.OptimizedText:
         return features.optimize_text(
             at.model,
             at.unit,
@@ -399,7 +405,7 @@ def show_outside(at: Looked, optimized: features.OptimizedText) -> None:
     showing.figure(found.figure())
     st.subheader("Does its neighbourhood predict the unit?")
     near = features.Neighbourhood.of(at.model, at.unit, optimized, **at.given)
-    if tested(at, near) is not None:
+    if tested(at, near, mark=results.mark(optimized.tokens)) is not None:
         call = at.call("compare_with_examples", "model", "seen", "found")
         at.code.append(f"print({call}.summary())")
         call = at.call("Neighbourhood.of", "model", repr(at.unit), "found")

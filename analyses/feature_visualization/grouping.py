@@ -39,6 +39,8 @@ from workbench.core.engine import running
 
 # Fewer places are no sample of what a unit fires for.
 FEWEST = 10
+# With fewer groups nothing is separated.
+_SEVERAL = 2
 # More than one group is believed below this p-value.
 SURE = 0.05
 SUBSAMPLE = 0.8
@@ -172,7 +174,7 @@ def require_limits(
     """
     if places < FEWEST:
         raise ValueError(f"{places} places; at least {FEWEST} are needed to look for groups")
-    if most < 2 or not 0 < smallest < 0.5:  # noqa: PLR2004 -- two groups, of a half each
+    if most < _SEVERAL or not 0 < smallest < 1 / _SEVERAL:
         raise ValueError(
             f"most = {most} and smallest = {smallest}; expected at least 2 groups of a share above "
             "0 and below 0.5"
@@ -239,7 +241,7 @@ def _best_cut(
         number_of[order[:groups]] = np.arange(groups)
         numbered = number_of[cut]
         kept = numbered >= 0
-        if not 2 <= groups <= most or kept.mean() < _COUNTED:  # noqa: PLR2004 -- several
+        if not _SEVERAL <= groups <= most or kept.mean() < _COUNTED:
             continue
         value = float(
             metrics.silhouette_score(

@@ -70,12 +70,12 @@ def adopt(model: TransformerBridge, folder: str) -> str:
     found = dictionaries.load_dictionary(source)
     hook = getattr(found.cfg.metadata, "hook_name", None)
     kinds = [kind for kind in units.KINDS if kind != "head"]
+    layers = range(int(model.cfg.n_layers))
+    every = (units.family(model, kind, layer) for kind in kinds for layer in layers)
     fits = [
-        f"{kind}.{layer}"
-        for kind in kinds
-        for layer in range(int(model.cfg.n_layers))
-        if units.family(model, kind, layer).hook == hook
-        and units.family(model, kind, layer).size == found.W_dec.shape[1]
+        f"{family.kind}.{family.layer}"
+        for family in every
+        if family.hook == hook and family.size == found.W_dec.shape[1]
     ]
     if not fits:
         raise ValueError(

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import streamlit as st
 
 from workbench.core import runs
+from workbench.core.models import card
 from workbench.ui import jobs, steps
 
 if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
     from workbench.core import results
+    from workbench.core.prompts.corpus import Corpus
 
 AnyResult = TypeVar("AnyResult", bound="results.Result")
 
@@ -44,20 +48,40 @@ def alike(
     return None
 
 
+def title(
+    what: str, model: TransformerBridge, corpus: Corpus | None = None, dictionary: str = ""
+) -> str:
+    """Name of a stored result, the same on every page that needs it.
+
+    Args:
+        what: What it is, with its settings.
+        model: What it is of.
+        corpus: What was read for it.
+        dictionary: Mark of the dictionary that was used.
+
+    Returns:
+        The name, in which models, corpora and dictionaries are told apart by their marks.
+    """
+    parts = [what, f"model {card.fingerprint(model)[:16]}"]
+    parts += [f"dictionary {dictionary}"] if dictionary else []
+    parts += [f"corpus {corpus.fingerprint[:16]}"] if corpus is not None else []
+    return ", ".join(parts)
+
+
 def made(
     kind: type[AnyResult],
     analysis: str,
-    title: str,
+    name: str,
     work: Callable[[jobs.Report], AnyResult],
     *,
     label: str,
 ) -> AnyResult | None:
-    """A stored result by its title; else it is made and stored, which the page shows.
+    """A stored result by its name; else it is made and stored, which the page shows.
 
     Args:
         kind: Class of the result.
         analysis: Module and function that makes it.
-        title: Says in words what determines it: model, data and settings, with their marks.
+        name: Its title in the store, which says what determines it; see `title`.
         work: Makes it; never calls Streamlit.
         label: What is made, in a few words.
 
@@ -66,16 +90,16 @@ def made(
     """
     store = runs.RunStore()
     for run in store.runs(analysis):
-        found = _opened(str(store.root), run.id, kind) if run.title == title else None
+        found = _opened(str(store.root), run.id, kind) if run.title == name else None
         if found is not None:
             return found
 
     def kept(report: jobs.Report) -> AnyResult:
         result = work(report)
-        runs.RunStore().put(result, title=title)
+        runs.RunStore().put(result, title=name)
         return result
 
-    return steps.step(jobs.job_key(analysis, title), kept, label=label)
+    return steps.step(jobs.job_key(analysis, name), kept, label=label)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

@@ -49,7 +49,6 @@ from analyses.feature_visualization.inputs import (
 )
 from workbench.core import plots, results
 from workbench.core.engine import running
-from workbench.core.networks import sources
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -311,15 +310,12 @@ def interpolated_inputs(
     blends = _measured(copy, task, _blended(aligned.inputs, task.shares))
     report(1.0, "done")
     return InterpolatedInputs(
-        provenance=results.described(
-            sources.network_name(network),
-            sources.network_fingerprint(network),
+        provenance=watching.provenance(
+            network,
             analysis=ANALYSIS,
             parameters=_parameters(task, settings, alignment, data),
             seed=seed,
             wall_time=time.perf_counter() - started,
-            device=str(watching.place_of(network)[0]),
-            dtype=str(watching.place_of(network)[1]).removeprefix("torch."),
         ),
         first=first.label,
         second=second.label,

@@ -48,7 +48,6 @@ from analyses.feature_visualization.inputs import (
 )
 from workbench.core import results
 from workbench.core.engine import running
-from workbench.core.networks import sources
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -272,15 +271,12 @@ def optimize_input(  # noqa: PLR0913 -- one call for all kinds of inputs; all bu
         )
     report(1.0, "done")
     return OptimizedInput(
-        provenance=results.described(
-            sources.network_name(network),
-            sources.network_fingerprint(network),
+        provenance=watching.provenance(
+            network,
             analysis=ANALYSIS,
             parameters=_parameters(unit, settings, control, data),
             seed=seed,
             wall_time=time.perf_counter() - started,
-            device=str(watching.place_of(network)[0]),
-            dtype=str(watching.place_of(network)[1]).removeprefix("torch."),
         ),
         unit=unit.label,
         kind=_kind(settings),

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 
 from analyses.feature_visualization.inputs import objectives
+from workbench.core import results
+from workbench.core.networks import sources
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -32,6 +34,39 @@ def place_of(network: HookedRootModule) -> tuple[torch.device, torch.dtype]:
         if weight.is_floating_point():
             return weight.device, weight.dtype
     return torch.device("cpu"), torch.float32
+
+
+def provenance(
+    network: HookedRootModule,
+    *,
+    analysis: str,
+    parameters: dict[str, Any],
+    seed: int,
+    wall_time: float,
+) -> results.Provenance:
+    """Describe a run on a network.
+
+    Args:
+        network: What it ran on.
+        analysis: Module and function.
+        parameters: Every argument that changes numbers; JSON types only.
+        seed: Its seed.
+        wall_time: Seconds.
+
+    Returns:
+        The provenance, with the network's name, fingerprint, device and number format.
+    """
+    device, dtype = place_of(network)
+    return results.described(
+        sources.network_name(network),
+        sources.network_fingerprint(network),
+        analysis=analysis,
+        parameters=parameters,
+        seed=seed,
+        wall_time=wall_time,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+    )
 
 
 def require_hooks(network: HookedRootModule, names: Sequence[str]) -> None:

@@ -270,9 +270,8 @@ def compare_input_with_data(
         report(0.5 + 0.125 * done, "measuring inputs")
         groups.append(_measured(layer, clouds, inputs))
     return InputAgainstData(
-        provenance=results.described(
-            sources.network_name(network),
-            sources.network_fingerprint(network),
+        provenance=watching.provenance(
+            network,
             analysis=INPUT_ANALYSIS,
             parameters={
                 "unit": repr(unit),
@@ -282,8 +281,6 @@ def compare_input_with_data(
             },
             seed=seed,
             wall_time=time.perf_counter() - started,
-            device=str(watching.place_of(network)[0]),
-            dtype=str(watching.place_of(network)[1]).removeprefix("torch."),
         ),
         unit=unit.label,
         layer=unit.hooks[0],
