@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-import workbench
 from analyses.feature_visualization import (
     Belief,
     Pattern,
@@ -17,26 +16,9 @@ from analyses.feature_visualization import (
     believe,
     token_means,
 )
-from tests import hand_wired, hand_wired_units
+from tests import hand_wired_units
 from workbench.core import results
 from workbench.core.prompts.corpus import Corpus
-
-
-@pytest.fixture(scope="module")
-def planted() -> TransformerBridge:
-    return hand_wired_units.detectors()
-
-
-@pytest.fixture(scope="module")
-def tokens(planted: TransformerBridge) -> Corpus:
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, len(hand_wired.WORDS), (300, hand_wired.N_CTX))
-    return Corpus.from_tokens(planted, rows)
-
-
-@pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-import workbench
 from analyses.feature_visualization import Hypothesis, Neighbourhood, TokenSet, believe, token_means
 from analyses.feature_visualization import text as texts
 from tests import hand_wired, hand_wired_units
@@ -32,11 +31,6 @@ def tokens(planted: TransformerBridge) -> Corpus:
     rng = np.random.default_rng(0)
     rows = [rng.choice(hand_wired.WORDS, rng.integers(1, 12)) for _ in range(400)]
     return Corpus.from_texts(planted, [" ".join(row) for row in rows])
-
-
-@pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
 
 
 Truth = Callable[[Sequence[int], int], bool]

@@ -25,11 +25,6 @@ ROUNDING = 1e-5
 
 
 @pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
-
-
-@pytest.fixture(scope="module")
 def documents(grammar: TransformerBridge) -> Corpus:
     return Corpus.bundled(grammar, documents=400)
 
@@ -188,11 +183,6 @@ class TestGoingOn:
         (tmp_path / "index" / "state.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"nothing!")
         with pytest.raises(ValueError, match="is damaged"):
             top_examples(grammar, few, "head", k=2, sample=5, folder=tmp_path / "index")
-
-
-@pytest.fixture(scope="module")
-def planted() -> TransformerBridge:
-    return hand_wired_units.detectors()
 
 
 class TestPlanted:

@@ -14,7 +14,6 @@ import torch
 from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 
-import workbench
 from analyses.feature_visualization import inputs, outside, text, top_examples
 from analyses.feature_visualization.inputs import watching
 from analyses.feature_visualization.outside import cloud, corpus_windows
@@ -164,11 +163,6 @@ class TestPlanted:
         # Here random texts are what the corpus is made of.
         assert same_distribution(found.random.distance, found.windows.distance)
         assert same_distribution(found.random.cross_entropy, found.windows.cross_entropy)
-
-
-@pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,9 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-import workbench
 from analyses.feature_visualization import places
 from tests import hand_wired, hand_wired_units
 from workbench.core.prompts.corpus import Corpus
-
-
-@pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ import scipy.stats
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-import workbench
 from analyses.feature_visualization import Pattern, TokenSet, believe, correlation, search
-from tests import hand_wired, hand_wired_units
+from tests import hand_wired_units
 from workbench.core import results
 from workbench.core.prompts.corpus import Chunk, Corpus
 
@@ -30,23 +29,6 @@ class Marked:
     def predict(self, model: TransformerBridge, chunk: Chunk) -> torch.Tensor:
         del model
         return torch.as_tensor(self.table[chunk.rows, : chunk.tokens.shape[1]]).float()
-
-
-@pytest.fixture(scope="module")
-def planted() -> TransformerBridge:
-    return hand_wired_units.detectors()
-
-
-@pytest.fixture(scope="module")
-def tokens(planted: TransformerBridge) -> Corpus:
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, len(hand_wired.WORDS), (300, hand_wired.N_CTX))
-    return Corpus.from_tokens(planted, rows)
-
-
-@pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
 
 
 @pytest.fixture(scope="module")

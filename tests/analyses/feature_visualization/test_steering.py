@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-import workbench
 from analyses.activation_patching import answer_direction
 from analyses.feature_visualization import steering
 from analyses.feature_visualization.steering import adding
@@ -47,11 +46,6 @@ class Latents:
 
 
 @pytest.fixture(scope="module")
-def planted() -> TransformerBridge:
-    return hand_wired_units.detectors()
-
-
-@pytest.fixture(scope="module")
 def elks(planted: TransformerBridge) -> ContrastPairs:
     clean = ["ape bee cat dog", "bee dog dog ape", "cat cat ape bee"]
     corrupted = ["ape cat cat dog", "bee ape dog ape", "cat dog ape bee"]
@@ -63,11 +57,6 @@ def words(planted: TransformerBridge) -> Corpus:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(hand_wired.WORDS), (60, hand_wired.N_CTX))
     return Corpus.from_tokens(planted, rows)
-
-
-@pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
 
 
 @pytest.fixture(scope="module")

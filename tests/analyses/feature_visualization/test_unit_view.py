@@ -28,11 +28,6 @@ from workbench.core.prompts.corpus import Corpus
 
 
 @pytest.fixture(scope="module")
-def grammar() -> TransformerBridge:
-    return workbench.load_model("grammar-4l")
-
-
-@pytest.fixture(scope="module")
 def documents(grammar: TransformerBridge) -> Corpus:
     return Corpus.bundled(grammar, documents=500)
 
