@@ -17,14 +17,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench.core.models.card import fingerprint, list_models, model_card
     from workbench.core.models.sources import load_model
+    from workbench.core.prompts.concepts import Concept
     from workbench.core.prompts.corpus import Corpus
     from workbench.core.prompts.pairs import ContrastPairs
 
 __version__ = "0.1.0"
 
-__all__ = ["ContrastPairs", "Corpus", "fingerprint", "list_models", "load_model", "model_card"]
+__all__ = [
+    "Concept",
+    "ContrastPairs",
+    "Corpus",
+    "fingerprint",
+    "list_models",
+    "load_model",
+    "model_card",
+]
 
 _HOMES = {
+    "Concept": "workbench.core.prompts.concepts",
     "ContrastPairs": "workbench.core.prompts.pairs",
     "Corpus": "workbench.core.prompts.corpus",
     "fingerprint": "workbench.core.models.card",
