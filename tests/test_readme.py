@@ -36,7 +36,7 @@ def test_the_script_runs_and_saves_a_result(tmp_path: Path) -> None:
 
 
 def test_the_neuron_script_says_what_is_told_of_it() -> None:
-    (_, script) = blocks("python")
+    script = blocks("python")[1]
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -57,7 +57,7 @@ def test_the_pictures_are_there() -> None:
 @pytest.mark.parametrize("line", blocks("sh")[2].strip().splitlines())
 def test_the_commands_exist(line: str) -> None:
     words = line.split()
-    command = words[1:3] if words[1] in ("grok", "features") else words[1:2]
+    command = words[1:3] if words[1] in ("grok", "features", "clusters") else words[1:2]
     run = subprocess.run(
         [sys.executable, "-m", "workbench", *command, "--help"],
         cwd=ROOT,

@@ -25,6 +25,7 @@ FIRST = (
     "unit",
     "dictionaries",
     "inputs",
+    "clusters",
     "grokking",
 )
 

@@ -46,5 +46,10 @@ Glossary of axes. Shape strings use these names and no others:
 - axis, kept, kept_and_rest: directions in which a set of vectors varies, those of them that are
   kept, and these with all others as one
 - own_and_sample: a statistic itself, and what chance gives in its place
+- place, round: where units lie together, and rounds of a null (labels or units change places)
+- target, held: numbers that a unit might encode, and examples that had no part in a choice
+- hit, half, class: units that have a concept, halves of its examples, and right answers
+- behaviour, quantity, score: what an output does for a concept and besides, and numbers of a run
+- measure, variant: what is measured of a network, and ways to grow it
 - sample, set, curve: random circuits, random sets of components, and sizes of a circuit
 """

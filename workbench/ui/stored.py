@@ -68,6 +68,65 @@ def title(
     return ", ".join(parts)
 
 
+def titled(kind: type[AnyResult], analysis: str, name: str) -> AnyResult | None:
+    """A stored result by its title.
+
+    Args:
+        kind: Class of the result.
+        analysis: Module and function that made it.
+        name: Its title in the store; see `title`.
+
+    Returns:
+        The result, or None where there is none.
+    """
+    store = runs.RunStore()
+    for run in store.runs(analysis):
+        found = _opened(str(store.root), run.id, kind) if run.title == name else None
+        if found is not None:
+            return found
+    return None
+
+
+def offered(
+    kind: type[AnyResult],
+    analysis: str,
+    name: str,
+    work: Callable[[jobs.Report], AnyResult],
+    *,
+    button: str,
+    label: str,
+    seconds: float,
+) -> AnyResult | None:
+    """A stored result by its title; else the button that makes it.
+
+    Args:
+        kind: Class of the result.
+        analysis: Module and function that makes it.
+        name: Its title in the store; see `title`.
+        work: Makes it; never calls Streamlit.
+        button: What the button says.
+        label: What is made, in a few words.
+        seconds: How long it will take.
+
+    Returns:
+        The result, or None while there is none.
+    """
+    found = titled(kind, analysis, name)
+    if found is None:
+        offer(
+            jobs.job_key(analysis, name),
+            lambda report: _put(work(report), name),
+            button=button,
+            label=label,
+            seconds=seconds,
+        )
+    return found
+
+
+def _put(result: results.Result, name: str) -> None:
+    runs.RunStore().put(result, title=name)
+
+
 def made(
     kind: type[AnyResult],
     analysis: str,
@@ -88,11 +147,9 @@ def made(
     Returns:
         The result, or None while there is none.
     """
-    store = runs.RunStore()
-    for run in store.runs(analysis):
-        found = _opened(str(store.root), run.id, kind) if run.title == name else None
-        if found is not None:
-            return found
+    found = titled(kind, analysis, name)
+    if found is not None:
+        return found
 
     def kept(report: jobs.Report) -> AnyResult:
         result = work(report)

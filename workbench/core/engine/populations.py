@@ -12,7 +12,8 @@ Units: activations as the model has them; a head's number is the L2 norm of what
 stream. Logits of a text are those after the example's token, or after its last one.
 
 Limits: what another example has can be given at one token only (not where units are read as a mean
-over tokens); images are given whole maps.
+over tokens); images are given whole maps. All examples of a row are edited in one run, so that a
+later one sees the edits before it.
 """
 
 from __future__ import annotations

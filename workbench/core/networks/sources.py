@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent / "bundled"
 _FORMAT = "workbench-network"
+# Folder of a bundled network's other trainings.
+_RETRAINED = "retrained"
 
 _names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -83,6 +85,18 @@ def list_networks() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/card.json"))
 
 
+def retrained(name: str) -> list[Path]:
+    """Folders of the other trainings of a bundled network, for `load_network`.
+
+    Args:
+        name: One of `list_networks()`.
+
+    Returns:
+        One folder a seed; none where it was trained once.
+    """
+    return sorted(path.parent for path in (BUNDLED / name / _RETRAINED).glob("*/config.json"))
+
+
 def network_card(name: str) -> NetworkCard:
     """Card of a bundled network.
 
@@ -99,6 +113,22 @@ def network_card(name: str) -> NetworkCard:
         raise NetworkError(_unknown(name))
     text = (BUNDLED / name / "card.json").read_text(encoding="utf-8")
     return NetworkCard.model_validate_json(text)
+
+
+def is_network(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder says that it holds a network of this project.
+
+    Args:
+        folder: Any path.
+
+    Returns:
+        True if `load_network` is the one to open it, damaged or not.
+    """
+    try:
+        document = json.loads((Path(folder).expanduser() / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("format") == _FORMAT
 
 
 def load_network(name: str | os.PathLike[str], *, device: str = "cpu") -> HookedRootModule:
@@ -130,7 +160,7 @@ def load_network(name: str | os.PathLike[str], *, device: str = "cpu") -> Hooked
         ) from error
     if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
         raise NetworkError(f"{weights} holds weights that are not finite numbers")
-    _names[network] = text if bundled else folder.name
+    _names[network] = text if bundled else _folder_name(folder)
     return network.to(device)
 
 
@@ -193,6 +223,13 @@ def network_fingerprint(network: HookedRootModule) -> str:
     config = getattr(network, "cfg", None)
     ours = isinstance(config, architectures.Config)
     return card.digest(repr(config) if ours else str(network), sorted(network.state_dict().items()))
+
+
+def _folder_name(folder: Path) -> str:
+    """Name of a network in a folder; another training of a bundled one says of which."""
+    if folder.parent.name == _RETRAINED:
+        return f"{folder.parent.parent.name}, training {folder.name}"
+    return folder.name
 
 
 def _unknown(name: str) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,13 @@ class Recipe:
 
 
 def fit(
-    config: architectures.Config, train: Split, test: Split, recipe: Recipe, **card: Any
+    config: architectures.Config,
+    train: Split,
+    test: Split,
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    **card: Any,
 ) -> sources.NetworkCard:
     """Train a network and write it into the bundle.
 
@@ -61,7 +68,8 @@ def fit(
         train: Training examples.
         test: Held-out examples.
         recipe: How.
-        **card: Fields of the card that only the script knows; `name` is where it is written.
+        folder: Where it is written; its name's in the bundle if not given.
+        **card: Fields of the card that only the script knows.
 
     Returns:
         The card that was written beside the weights.
@@ -87,8 +95,8 @@ def fit(
         n_parameters=sum(weight.numel() for weight in network.parameters()),
         **card,
     )
-    folder = sources.save_network(network, sources.BUNDLED / written.name)
-    (folder / "card.json").write_text(written.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    target = sources.save_network(network, folder or sources.BUNDLED / written.name)
+    (target / "card.json").write_text(written.model_dump_json(indent=1) + "\n", encoding="utf-8")
     _log.info(
         "%s: test accuracy %.4f in %.0f s", written.name, written.test_accuracy, written.seconds
     )

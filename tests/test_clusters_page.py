@@ -1,0 +1,80 @@
+"""The Clusters page says what the library says, and its code runs."""
+
+from __future__ import annotations
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+import workbench
+from analyses import neuron_clusters as clusters
+from tests.test_pages import button, settled, texts, visit
+from workbench.core.networks import examples, sources
+from workbench.core.prompts import named_concepts
+
+NETWORK = "mnist1d-mlp"
+OF = "an image or sequence network"
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    st.cache_resource.clear()
+
+
+def opened(section: str = "One concept", **more: str) -> AppTest:
+    return visit("clusters", of=OF, network=NETWORK, section=section, **more)
+
+
+def code_of(at: AppTest) -> str:
+    return next(item.value for item in at.code if "neuron_clusters" in item.value)
+
+
+def clicked(at: AppTest, label: str) -> AppTest:
+    return settled(button(at, label).click().run())
+
+
+def test_a_concept_of_a_network_from_the_map_to_the_ablation() -> None:
+    at = opened(concept="digit 1", cell="0.0")
+    network = sources.load_network(NETWORK)
+    concept = named_concepts.named_concept(network, "digit 1")
+    found = clusters.selectivity(network, concept)
+    assert found.summary() in texts(at)
+    first = [name for name in found.best(200) if name.startswith("layer0")]
+    largest = max(first, key=lambda name: found.effect[found.names.index(name)])
+    (link,) = at.get("page_link")
+    assert link.proto.label == f"**{largest}**: what it wants"
+    at = clicked(at, "Is it in one place?")
+    place = clusters.localize(network, concept)
+    assert place.verdict.capitalize() in [item.value for item in at.subheader]
+    assert place.summary() in texts(at)
+    controls = next(item.value for item in at.dataframe if "verdict" in item.value)
+    assert list(controls["verdict"]) == [one.verdict for one in place.controls]
+    at = clicked(at, "Ablate and patch them")
+    assert "against random" in texts(at) or "random sets" in texts(at)
+    code = code_of(at)
+    assert "clusters.verify(network, concept, units)" in code
+    exec(compile(code, "the page's code", "exec"), {})  # noqa: S102 - what it shows must run
+
+
+def test_groups_of_a_network_and_the_one_that_is_clicked() -> None:
+    at = clicked(opened("Groups", by="with like weights", **{"unit-of": "0.0"}), "Find them")
+    network = sources.load_network(NETWORK)
+    inputs, _ = examples.held_out(NETWORK, 1200)
+    found = clusters.find_clusters(network, inputs, by="weights")
+    assert found.summary() in texts(at)
+    assert "inputs, by='weights'" in code_of(at)
+
+
+def test_tokens_of_a_language_model_and_what_is_none() -> None:
+    at = visit("clusters", model="grammar-4l", way="tokens", **{"concept-tokens": "zzz"})
+    assert "zzz" in at.error[0].value
+    at = visit("clusters", model="grammar-4l", way="tokens", **{"concept-tokens": "the"})
+    assert not at.error
+    assert "Concept.from_tokens(model, seen, ['the'])" in code_of(at)
+    assert workbench.fingerprint(workbench.load_model("grammar-4l"))
+
+
+@pytest.mark.parametrize("cell", ["999.999", "-1.0", "x", "0.0.0"])
+def test_a_link_to_a_square_that_is_not_there_opens_none(cell: str) -> None:
+    at = opened(concept="digit 1", cell=cell)
+    assert not at.get("page_link")
