@@ -44,7 +44,7 @@ HOW = {
     "graph": "that are connected",
     "function": "of one frequency",
 }
-FEW, SEEDS = 6, 6
+FEW, SEEDS, FEWEST = 6, 6, 2
 MODULAR = "modadd-113"
 
 
@@ -57,14 +57,14 @@ class Looked:
         subject: The model or network.
         mark: Tells it from others.
         kind: Of a language model's units.
-        code: Lines of a script that open it.
+        opens: Lines of a script that open it.
     """
 
     name: str
     subject: Any
     mark: str
     kind: str
-    code: tuple[str, ...]
+    opens: tuple[str, ...]
 
     @property
     def is_model(self) -> bool:
@@ -111,18 +111,14 @@ def pick() -> Looked | None:
         names = sources.list_networks()
         name = st.selectbox("Network", names, key="network", bind="query-params") or names[0]
         network = opened(name)
-        lines = (
-            "from workbench.core.networks import sources",
-            "",
-            f"network = sources.load_network({name!r})",
-        )
+        lines = (f"network = sources.load_network({name!r})",)
         return Looked(name, network, sources.network_fingerprint(network), "", lines)
     picked = subject.pick()
     model = None if picked is None else subject.loaded(picked)
     if picked is None or model is None:
         return None
     kind = st.selectbox("Units", KINDS, key="kind", bind="query-params") or KINDS[0]
-    lines = ("from workbench import load_model", "", f"model = load_model({picked!r})")
+    lines = (f"model = load_model({picked!r})",)
     return Looked(picked, model, card.fingerprint(model), kind, lines)
 
 
@@ -263,9 +259,9 @@ def show_verified(
     st.subheader("Do these units carry it?")
     every = f"all {len(place.hits)} selective units"
     where, here = cluster_of(place)
-    which = st.radio(
-        "Ablate", [f"the {len(here)} in {where}", every], key="ablate", horizontal=True
-    )
+    ways = [every, f"the {len(here)} in {where}"]
+    # Where one place stands out, its units are the cluster.
+    which = st.radio("Ablate", ways[::-1] if place.place else ways, key="ablate", horizontal=True)
     units = place.hits if which == every else here
     verified = stored.offered(
         clusters.Verification,
@@ -319,11 +315,44 @@ def many_concepts(looked: Looked) -> list[str]:
     st.markdown(escaping.markdown(found.summary()))
     showing.figure(found.figure())
     st.dataframe(found.to_frame(), hide_index=True)
+    by_family = show_families(looked, chosen)
     downloads.offer_stored(found, "sweep")
     return [
         f"asked = [named_concepts.named_concept({looked.called}, name) for name in {chosen!r}]",
         f"found = clusters.concept_sweep({looked.called}, asked{looked.arguments})",
         "print(found.to_frame().to_string())",
+        *by_family,
+    ]
+
+
+def show_families(looked: Looked, chosen: Sequence[str]) -> list[str]:
+    """How many units of each family every place has."""
+    from workbench.core.prompts import named_concepts
+
+    if len(chosen) < FEWEST or any(name.startswith("frequency") for name in chosen):
+        return []
+    st.subheader("Families of units, place by place")
+
+    def work(report: jobs.Report) -> clusters.Families:
+        asked = [named_concepts.named_concept(looked.subject, name) for name in chosen]
+        return clusters.families(looked.subject, asked, **looked.given, progress=report)
+
+    found = stored.offered(
+        clusters.Families,
+        "neuron_clusters.families",
+        looked.title(f"families {', '.join(chosen)}"),
+        work,
+        button="Put each unit into the family of the concept that it is largest at",
+        label=f"Reading every unit for {len(chosen)} concepts",
+        seconds=5.0 * len(chosen),
+    )
+    if found is None:
+        return []
+    st.markdown(escaping.markdown(found.summary()))
+    showing.figure(found.figure())
+    return [
+        f"found = clusters.families({looked.called}, asked{looked.arguments})",
+        "print(found.summary())",
     ]
 
 
@@ -369,7 +398,6 @@ def groups(looked: Looked) -> list[str]:
     downloads.offer_stored(found, "clusters")
     given = "" if inputs is None else (", seen" if looked.is_model else ", inputs")
     return [
-        *(["from workbench.core.networks import examples"] if not looked.is_model else []),
         *lines,
         f"found = clusters.find_clusters({looked.called}{given}, by={way!r}{looked.arguments})",
         "print(found.summary())",
@@ -480,16 +508,25 @@ def look() -> None:
         st.error(escaping.markdown(str(error)))
         return
     if code:
-        showing.code(
-            [
-                *looked.code[:1],
-                "from workbench import Concept, Corpus",
-                "from workbench.core.prompts import named_concepts",
-                "from analyses import neuron_clusters as clusters",
-                *looked.code[1:],
-                *code,
-            ]
-        )
+        showing.code(script(looked, code))
+
+
+def script(looked: Looked, code: Sequence[str]) -> list[str]:
+    """What is shown as a script, which imports what it uses."""
+    body = [*looked.opens, *code]
+    used = [name for name in ("Concept", "Corpus", "load_model") if f"{name}" in " ".join(body)]
+    imports = {
+        f"from workbench import {', '.join(used)}": bool(used),
+        "from workbench.core.networks import sources": not looked.is_model,
+        "from workbench.core.networks import examples": "examples." in " ".join(body),
+        "from workbench.core.prompts import named_concepts": "named_concepts." in " ".join(body),
+    }
+    return [
+        *(line for line, needed in imports.items() if needed),
+        "from analyses import neuron_clusters as clusters",
+        "",
+        *body,
+    ]
 
 
 st.title("Is a concept in one place?")

@@ -47,9 +47,21 @@ def test_the_neuron_script_says_what_is_told_of_it() -> None:
     assert "(p = 0.002)" in run.stdout, "one of 512: no other neuron of the layer does better"
 
 
+def test_the_concept_script_says_what_is_told_of_it() -> None:
+    script = blocks("python")[2]
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    first = run.stdout.splitlines()[0]
+    assert first.startswith("spread 16 [")
+    assert "'localized'" not in first
+    assert "16 have it in the other half" in run.stdout
+
+
 def test_the_pictures_are_there() -> None:
     paths = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert len(paths) == 3
+    assert len(paths) == 4
     for path in paths:
         assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
 

@@ -112,6 +112,7 @@ def number_map(
         selected=selected,
         scale=scale,
     )
+    figure.update_layout(showlegend=False)
     dots = np.argwhere(np.isin(layout.unit, np.asarray(marked, dtype=np.int64)))
     if len(dots):
         dot = {"color": "#111111", "size": 4}

@@ -373,7 +373,7 @@ def _trivial(places: Sequence[PlaceEvidence], n_units: int) -> list[str]:
             "nothing can be called localized in so large a place."
         )
     if len({each.size for each in places}) > 1 and first.size == max(p.size for p in places):
-        said.append(f"{first.name} has the largest share, and is the largest place.")
+        said.append(f"{first.name} has the largest share, and no place is larger.")
     if first.deviation == max(each.deviation for each in places):
         said.append(
             f"{first.name} has the largest share, and its units vary most (standard deviation "

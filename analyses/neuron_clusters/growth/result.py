@@ -205,6 +205,7 @@ class Growth(results.Result):
             better = "larger is better" if measure.sign > 0 else "smaller is better"
             figure.update_xaxes(
                 title=f"change of {name.replace('_', ' ')} ({measure.unit})<br>{better}",
+                exponentformat="none",
                 col=column,
             )
         figure.update_layout(

@@ -319,7 +319,7 @@ def test_a_place_that_is_too_large_is_said_to_be() -> None:
     assert found.verdict == "spread"
     assert found.places[0].share == 1
     assert "no enrichment of 3 is possible there" in found.summary()
-    assert "is the largest place" in found.summary()
+    assert "no place is larger" in found.summary()
 
 
 def test_curvature_in_the_network_of_shapes_is_spread() -> None:

@@ -206,3 +206,29 @@ def test_training_learns_and_equal_seeds_give_equal_weights(
         assert sources.network_card(name) == card
         prints.append(sources.network_fingerprint(sources.load_network(name)))
     assert prints[0] == prints[1]
+
+
+def test_other_trainings_of_a_network_are_beside_it() -> None:
+    folders = sources.retrained("shapes-branch")
+    assert [folder.name for folder in folders] == ["1", "2", "3", "4"]
+    assert sources.retrained("mnist1d-mlp") == []
+    own = sources.load_network("shapes-branch")
+    marks = {sources.network_fingerprint(own)}
+    rendered = shapes.render(300, seed=1)
+    for folder in folders:
+        other = sources.load_network(folder)
+        marks.add(sources.network_fingerprint(other))
+        assert sources.network_name(other) == f"shapes-branch, training {folder.name}"
+        with torch.no_grad():
+            found = other(torch.from_numpy(rendered.images)).argmax(1).numpy()
+        assert (found == rendered.labels).mean() > 0.88
+    assert len(marks) == 5
+
+
+def test_a_folder_says_whether_it_holds_a_network(tmp_path: Path) -> None:
+    assert sources.is_network(sources.BUNDLED / "mnist1d-mlp")
+    assert not sources.is_network(tmp_path)
+    (tmp_path / "config.json").write_text("[1, 2]")
+    assert not sources.is_network(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert not sources.is_network(tmp_path)
