@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -9,7 +11,8 @@ from streamlit.testing.v1 import AppTest
 import workbench
 from analyses import neuron_clusters as clusters
 from tests.test_pages import button, settled, texts, visit
-from workbench.core.networks import examples, sources
+from workbench.core import runs
+from workbench.core.networks import sources
 from workbench.core.prompts import named_concepts
 
 NETWORK = "mnist1d-mlp"
@@ -44,23 +47,29 @@ def test_a_concept_of_a_network_from_the_map_to_the_ablation() -> None:
     (link,) = at.get("page_link")
     assert link.proto.label == f"**{largest}**: what it wants"
     at = clicked(at, "Is it in one place?")
-    place = clusters.localize(network, concept)
-    assert place.verdict.capitalize() in [item.value for item in at.subheader]
-    assert place.summary() in texts(at)
+    shown = texts(at)
     controls = next(item.value for item in at.dataframe if "verdict" in item.value)
-    assert list(controls["verdict"]) == [one.verdict for one in place.controls]
+    headings = [item.value for item in at.subheader]
     at = clicked(at, "Ablate and patch them")
-    assert "against random" in texts(at) or "random sets" in texts(at)
     code = code_of(at)
     assert "clusters.verify(network, concept, units)" in code
-    exec(compile(code, "the page's code", "exec"), {})  # noqa: S102 - what it shows must run
+    library: dict[str, Any] = {}
+    exec(compile(code, "the page's code", "exec"), library)  # noqa: S102 - what it shows must run
+    place = library["place"]
+    assert place.summary() in shown
+    assert place.verdict.capitalize() in headings
+    assert list(controls["verdict"]) == [one.verdict for one in place.controls]
+    assert library["verified"].summary() in texts(at)
+    assert found.summary() == library["found"].summary()
 
 
 def test_groups_of_a_network_and_the_one_that_is_clicked() -> None:
     at = clicked(opened("Groups", by="with like weights", **{"unit-of": "0.0"}), "Find them")
-    network = sources.load_network(NETWORK)
-    inputs, _ = examples.held_out(NETWORK, 1200)
-    found = clusters.find_clusters(network, inputs, by="weights")
+    (run,) = runs.RunStore().runs("neuron_clusters.find_clusters")
+    found = runs.RunStore().find(clusters.Clusters, run.id)
+    assert found is not None
+    assert found.method == "weights"
+    assert len(found.names) == 200
     assert found.summary() in texts(at)
     assert "inputs, by='weights'" in code_of(at)
 

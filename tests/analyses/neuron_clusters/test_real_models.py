@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 import workbench
 from analyses import neuron_clusters as clusters
 from workbench.core.engine import populations
+from workbench.core.models import dictionaries
 from workbench.core.prompts import named_concepts
 from workbench.core.prompts.concepts import Concept
 
@@ -105,3 +106,41 @@ class TestStories:
         assert found.verdict in {"spread", "not represented"}
         assert all(one.verdict != "localized" for one in found.controls)
         assert selective(teller, concept).n_examples == 400
+
+
+def test_latents_of_a_dictionary_tell_gender_and_carry_it(grammar: Any) -> None:
+    of: dict[str, Any] = {
+        "kinds": "resid_post",
+        "layers": [2],
+        "dictionary": dictionaries.bundled_dictionary(grammar, "resid_post.2"),
+    }
+    concept = Concept.from_task(grammar, "gender", n=200)
+    found = selective(grammar, concept, **of)
+    assert found.names[found.order[0]].startswith("latent 2.")
+    assert found.strength[found.order[:3]].min() > 0.49
+    carried = clusters.verify(
+        grammar, concept, found.best(8), **of, n_random=24, most_examples=80, ablations=("mean",)
+    )
+    assert carried.specific
+    assert carried.specificity > 0.6
+    with pytest.raises(ValueError, match="one place only"):
+        clusters.localize(grammar, concept, **of)
+
+
+def test_a_frequency_is_localized_in_a_cluster_of_weights() -> None:
+    model = workbench.load_model("modadd-113")
+    # Fitted from weights alone, so they were declared before looking.
+    places = clusters.find_clusters(model, by="weights", counts=4, resamples=4, shuffles=19)
+    concept = Concept.frequency(model, 14, n=1500)
+    found = clusters.localize(
+        model, concept, places=places, permutations=4999, controls=False, verify=False
+    )
+    assert found.verdict == "localized"
+    assert found.places[0].share == 1
+    assert found.places[0].hits == len(found.hits)
+    neurons = [
+        name
+        for name, label in zip(places.names, places.labels, strict=True)
+        if f"cluster {label}" == found.place
+    ]
+    assert set(found.hits) <= set(neurons)
