@@ -34,6 +34,7 @@ def test_each_row_is_what_localize_says(network: Any, found: clusters.ConceptSwe
     )
     assert found.verdicts == ("localized", "not represented", "not looked at")
     assert found.best[0] == alone.place == "layer1.branch2"
+    assert found.provenance.parameters["controls"] is True
     assert found.p_value[0] == alone.p_value
     assert found.n_hits[0] == len(alone.hits)
     assert found.share[0] == alone.places[0].share

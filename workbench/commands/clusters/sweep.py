@@ -13,9 +13,9 @@ from workbench.commands.clusters import asking
 Concepts = Annotated[
     str | None, typer.Option(help="Known by name, with commas; all of them if not given.")
 ]
-Controls = Annotated[
+Quick = Annotated[
     bool,
-    typer.Option("--controls", help="Put each through the negative controls: four times as long."),
+    typer.Option("--no-controls", help="No negative controls for what comes out localized."),
 ]
 Jobs = Annotated[int, typer.Option(help="Threads.")]
 
@@ -27,7 +27,7 @@ def sweep(  # noqa: PLR0913 - one option a part of the question
     units: asking.Units = None,
     layers: options.Layers = None,
     places: asking.Places = None,
-    controls: Controls = False,
+    no_controls: Quick = False,
     jobs: Jobs = 1,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -52,7 +52,7 @@ def sweep(  # noqa: PLR0913 - one option a part of the question
                 made,
                 **looked_at,
                 **options.given(places=places),
-                controls=controls,
+                controls=not no_controls,
                 n_jobs=jobs,
                 seed=seed,
                 progress=running.part(report, 0.1, 1.0),
