@@ -10,7 +10,6 @@ A new page is a new file: nothing has to be registered here.
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import streamlit as st
@@ -39,9 +38,12 @@ def page_title(path: Path) -> str:
     Returns:
         The docstring up to its first colon, or the file's name where it has none.
     """
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    # Not by `ast`: two tabs that parse at the same time can make Python 3.11 fail (gh-106905).
+    opening, quotes, docstring = path.read_text(encoding="utf-8").partition('"""')
     title, colon, _ = docstring.partition(":")
-    return title if colon and "\n" not in title else path.stem.replace("_", " ").capitalize()
+    opens = bool(quotes) and not opening.strip()
+    found = opens and colon and not set(title) & {"\n", '"'}
+    return title if found else path.stem.replace("_", " ").capitalize()
 
 
 def main() -> None:
