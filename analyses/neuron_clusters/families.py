@@ -135,15 +135,17 @@ class Families(results.Result):
             f"{best.layer} in {best.place} (p = {best.p_value:.2g}, {best.adjusted_p:.2g} "
             "corrected)."
         )
-        return (
+        first = (
             f"{of:,} of {len(self.names):,} units of {self.provenance.model} are of one of "
             f"{len(self.concepts)} families (AUC at least {LEAST}). "
-            + (
-                f"More than chance of a layer's family: {said}{more}."
-                if sure
-                else f"No place has more of a layer's family than chance (corrected for "
-                f"{len(self.rows)} families and places).{nearest}"
-            )
+        )
+        if not self.rows:
+            return first + "No layer has several places, so there is nothing to compare them with."
+        if sure:
+            return first + f"More than chance of a layer's family: {said}{more}."
+        return (
+            f"{first}No place has more of a layer's family than chance (corrected for "
+            f"{len(self.rows)} families and places).{nearest}"
         )
 
 

@@ -9,6 +9,7 @@ import scipy.stats
 from analyses import neuron_clusters as clusters
 from tests import hand_wired_clusters as wired
 from workbench.core import results
+from workbench.core.engine import populations
 from workbench.core.prompts.concepts import Concept
 
 
@@ -57,6 +58,14 @@ def test_spread_units_are_in_no_branch_more_than_chance(tmp_path) -> None:  # no
     assert again.rows == found.rows
     assert len(found.to_frame()) == len(found.rows)
     assert found.figure().data
+
+
+def test_layers_of_one_place_have_nothing_to_compare() -> None:
+    network = wired.planted({"layer1.branch2": 10}, effect=2.5)
+    hooks = [f"layer{i}.branch2.hook_out" for i in range(wired.LAYERS)]
+    found = clusters.families(populations.of_network(network, hooks), concepts())
+    assert found.rows == ()
+    assert "No layer has several places" in found.summary()
 
 
 def test_what_is_no_list_of_families_gets_a_sentence() -> None:
