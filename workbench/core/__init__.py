@@ -51,5 +51,9 @@ Glossary of axes. Shape strings use these names and no others:
 - hit, half, class: units that have a concept, halves of its examples, and right answers
 - behaviour, quantity, score: what an output does for a concept and besides, and numbers of a run
 - measure, variant: what is measured of a network, and ways to grow it
+- matrix, singular: a weight matrix, or one head's part of it; its singular values or eigenvalues,
+  largest first
+- score, half: where heads look on random sequences, and halves of these
+- shown, outlier: coordinates that are drawn, and those that are out of scale
 - sample, set, curve: random circuits, random sets of components, and sizes of a circuit
 """

@@ -528,3 +528,11 @@ def test_a_real_model_with_shared_keys_agrees_with_transformer_lens(stories: Pat
     expected = ByHooks(model, runs.graph, runs.other.outputs).end(tokens, mask)
     scale = float(expected.abs().max())
     torch.testing.assert_close(runs.run(mask)[0], expected, atol=EXACT * scale, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("node", "unit"),
+    [("a3.h1", "head 3.1"), ("a3.h1<q>", "head 3.1"), ("m2", None), ("a0.g1", None)],
+)
+def test_a_head_by_its_node_is_a_unit(node: str, unit: str | None) -> None:
+    assert graph.unit_of(node) == unit

@@ -6,6 +6,7 @@ can be cancelled, shares the model with other runs, and is the same on every cal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -13,9 +14,13 @@ import torch
 
 from workbench.core.engine import running
 from workbench.core.prompts import tokenization
+from workbench.core.prompts.prompt import Prompt, token_texts
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+# Tokens that are tried for one that can be written as an answer.
+_TRIED = 20
 
 
 def next_tokens(model: TransformerBridge, prompt: str, *, k: int = 10) -> pd.DataFrame:
@@ -43,6 +48,50 @@ def next_tokens(model: TransformerBridge, prompt: str, *, k: int = 10) -> pd.Dat
             "id": top.indices.cpu().numpy(),
         }
     )
+
+
+def likely_answers(
+    model: TransformerBridge,
+    prompt: Prompt | str | Sequence[int],
+    *,
+    position: int = -1,
+    k: int = 2,
+) -> tuple[str, ...]:
+    """The most probable next tokens that can be written as an answer.
+
+    Args:
+        model: The bridge.
+        prompt: Text, token ids or a prompt.
+        position: After which position.
+        k: How many.
+
+    Returns:
+        As `Prompt.answer` reads them, the most probable first; fewer, where few can be written.
+
+    Raises:
+        ValueError: If the prompt cannot be read or has no such position.
+    """
+    read = Prompt.of(model, prompt)
+    at = read.position(position)
+    logits = running.run(model, read.batch[:, : at + 1])[0, -1]
+    found: list[str] = []
+    for token in logits.topk(min(_TRIED, len(logits))).indices.tolist():
+        (text,) = token_texts(model, [token])
+        # Some tokenizers leave out the space that a word begins with.
+        fitting = [one for one in (text, f" {text}") if _reads_as(model, read, one) == token]
+        found += fitting[:1]
+        if len(found) == k:
+            break
+    return tuple(found)
+
+
+def _reads_as(model: TransformerBridge, prompt: Prompt, text: str) -> int | None:
+    if model.tokenizer is None:
+        return int(text) if text.isdigit() else None
+    try:
+        return prompt.answer(model, text)
+    except ValueError:
+        return None
 
 
 def continue_text(

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # Largest difference of an activation, as a fraction of the largest one there, that rounding of
 # float32 explains over a few dozen layers.
 TOLERANCE = 2e-5
+_NO_NEURONS = "its MLP has no output projection that reads the neurons"
+# Queries of a prompt whose attention is compared; everything else is at every position.
+_PROVEN_QUERIES = 128
 Tensor = torch.Tensor
 # Hook points that are compared, by the name that `Activations` has for them.
 _HOOKS = {
@@ -250,8 +253,7 @@ class Layer:
 
     def attn_out(self, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows d_model"]:
         """What attention adds to the stream, given the output of every head."""
-        projected = _by_row(self._attn.o, z.flatten(-2))
-        return _normed(getattr(self._block, "ln1_post", None), projected)
+        return self.attn_post(self.attn_projected(z))
 
     def head_outputs(
         self, z: Float[Tensor, "*rows head d_head"]
@@ -264,8 +266,38 @@ class Layer:
         """
         if self.attn_post_norm:
             raise NotTakenApart("attention's output is normalised, so it is no sum over heads")
-        weight, _ = _weight_and_bias(self._attn.o.original_component)
-        return torch.einsum("...hd,hdm->...hm", z, weight.unflatten(0, z.shape[-2:]))
+        return torch.einsum("...hd,hdm->...hm", z, self.attn_weights()[0])
+
+    def attn_projected(
+        self, z: Float[Tensor, "*rows head d_head"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """What attention's output projection gives; `attn_post` makes of it what is added."""
+        return _by_row(self._attn.o, z.flatten(-2))
+
+    def attn_post(
+        self, projected: Float[Tensor, "*rows d_model"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The norm on what attention adds, where a model has one; else what it is given."""
+        return _normed(getattr(self._block, "ln1_post", None), projected)
+
+    def mlp_post(self, projected: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The norm on what the MLP adds, where a model has one; else what it is given."""
+        return _normed(getattr(self._block, "ln2_post", None), projected)
+
+    def attn_weights(
+        self,
+    ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, " d_model"] | None]:
+        """The output projection by head, and its bias."""
+        weight, bias = _weight_and_bias(self._attn.o.original_component)
+        return weight.unflatten(0, (self._heads, -1)), bias
+
+    def mlp_weights(
+        self,
+    ) -> tuple[Float[Tensor, "neuron d_model"], Float[Tensor, " d_model"] | None] | None:
+        """What each neuron writes for an activation of one, and the bias; None without an MLP."""
+        if self._mlp is None:
+            return None
+        return _weight_and_bias(self._mlp.out.original_component)
 
     @property
     def attn_post_norm(self) -> bool:
@@ -280,12 +312,12 @@ class Layer:
         normed = self._mlp_normed(read)
         if self._has_slow_gelu:
             hidden = functional.gelu(_by_row(getattr(mlp, "in"), normed), approximate="tanh")
-            return self._post_mlp(_by_row(mlp.out, hidden))
-        return self._post_mlp(_by_row(mlp, normed))
+            return self.mlp_post(_by_row(mlp.out, hidden))
+        return self.mlp_post(_by_row(mlp, normed))
 
     def neurons_out(self, neurons: Float[Tensor, "*rows neuron"]) -> Float[Tensor, "*rows d_model"]:
         """What the MLP adds to the stream, given its activations after the nonlinearity."""
-        return self._post_mlp(_by_row(self._mlp.out, neurons))
+        return self.mlp_post(_by_row(self._mlp.out, neurons))
 
     def neurons(self, read: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows neuron"]:
         """MLP activations after the nonlinearity, given the stream that it reads."""
@@ -300,18 +332,22 @@ class Layer:
             return reached.activation.reshape(*read.shape[:-1], -1)
         finally:
             handle.remove()
-        raise NotTakenApart("its MLP has no output projection that reads the neurons")
+        raise NotTakenApart(_NO_NEURONS)
 
     def neurons_and_out(
         self, read: Float[Tensor, "*rows d_model"]
     ) -> tuple[Float[Tensor, "*rows neuron"], Float[Tensor, "*rows d_model"]]:
         """MLP activations after the nonlinearity, and what the MLP adds, in one pass."""
+        if self._mlp is None:
+            return read[..., :0], torch.zeros_like(read)
         kept: list[Tensor] = []
         handle = self._mlp.out.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
         try:
             out = self.mlp_out(read)
         finally:
             handle.remove()
+        if not kept:
+            raise NotTakenApart(_NO_NEURONS)
         return kept[0].reshape(*read.shape[:-1], -1), out
 
     @property
@@ -322,9 +358,6 @@ class Layer:
         # Parallel blocks of some families normalise once for both readers.
         name = "ln2" if hasattr(self._block, "ln2") else "ln1"
         return _normed(getattr(self._block, name, None), read)
-
-    def _post_mlp(self, out: Tensor) -> Tensor:
-        return _normed(getattr(self._block, "ln2_post", None), out)
 
     def mlp_reads(self, resid: Tensor, attn_out: Tensor) -> Tensor:
         """The stream that the MLP reads."""
@@ -410,28 +443,11 @@ class Decoder:
             The activations of every layer.
         """
         kept = Activations(*([] for _ in dataclasses.fields(Activations)))
-        positions = torch.arange(resid.shape[1], device=resid.device)
         for layer in self.layers:
-            normed = layer.normed(resid)
-            q, k, v = (layer.project(name, normed) for name in ("q", "k", "v"))
-            rotated_q, rotated_k = (
-                layer.rotate_queries(q, positions),
-                layer.rotate_keys(k, positions),
-            )
-            z = layer.attend(rotated_q, rotated_k, v)
-            attn_out = layer.attn_out(z)
-            read = layer.mlp_reads(resid, attn_out)
-            if "neuron" in also:
-                neurons, mlp_out = layer.neurons_and_out(read)
-                kept.neuron.append(neurons)
-            else:
-                mlp_out = layer.mlp_out(read)
-            if "pattern" in also:
-                kept.pattern.append(layer.pattern(rotated_q, rotated_k))
-            made = (resid, q, k, rotated_q, rotated_k, v, z, attn_out, mlp_out)
-            for field, value in zip(dataclasses.fields(Activations), made, strict=False):
-                getattr(kept, field.name).append(value)
-            resid = resid + attn_out + mlp_out
+            made, after = _through(layer, resid, also)
+            for name, value in made.items():
+                getattr(kept, name).append(value)
+            resid = after
         kept.resid.append(resid)
         return kept
 
@@ -447,7 +463,7 @@ class Decoder:
         Returns:
             One logit a token.
         """
-        normed = _normed(self._model.ln_final, resid)
+        normed = self.final_norm(resid)
         inner = self._model.unembed.original_component
         if tokens is None:
             out = _by_row(self._model.unembed, normed)
@@ -455,8 +471,24 @@ class Decoder:
             bias = getattr(inner, "bias", None)
             chosen = None if bias is None else bias[tokens]
             out = functional.linear(normed, inner.weight[tokens], chosen)
-        cap = _final_softcap(self._model)
+        cap = self.logit_cap
         return cap * torch.tanh(out / cap) if cap else out
+
+    def final_norm(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The stream as the unembedding reads it."""
+        return _normed(self._model.ln_final, resid)
+
+    def unembedding(
+        self,
+    ) -> tuple[Float[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"] | None]:
+        """What each token's logit is read with, and its bias."""
+        weight, bias = _weight_and_bias(self._model.unembed.original_component)
+        return weight.T.detach(), None if bias is None else bias.detach()
+
+    @property
+    def logit_cap(self) -> float:
+        """The size beyond which logits are bent back (a soft cap); 0 where there is none."""
+        return final_softcap(self._model)
 
     def _differs(self, kept: dict[str, Tensor], tokens: Tensor, logits: Tensor) -> str:
         """Where the parts differ from the bridge by more than rounding; empty if nowhere."""
@@ -466,20 +498,53 @@ class Decoder:
                 also = [
                     name for name in ("pattern", "neuron") if _HOOKS[name].format(layer=0) in kept
                 ]
-                mine = self.run(resid, also)
-                ends = self.logits(mine.resid[-1])
+                for number, layer in enumerate(self.layers):
+                    # Layer by layer: the attention of a long prompt fills gigabytes.
+                    mine, resid = _through(layer, resid, also)
+                    reason = _first_gap(mine, kept, number)
+                    if reason:
+                        return reason
+                ends = self.logits(resid)
             except (AttributeError, RuntimeError, TypeError, ValueError, KeyError) as error:
                 return f"its blocks are built differently ({type(error).__name__}: {error})"
-        for layer in range(len(self.layers)):
-            for name, hook in _HOOKS.items():
-                theirs = kept.get(hook.format(layer=layer))
-                if theirs is None:
-                    continue
-                gap = _gap(getattr(mine, name)[layer], theirs)
-                if gap > TOLERANCE:
-                    return f"{name} of layer {layer} differs by {gap:.1e} of its size"
         gap = _gap(ends, logits)
         return f"its logits differ by {gap:.1e} of their size" if gap > TOLERANCE else ""
+
+
+def _through(
+    layer: Layer, resid: Float[Tensor, "batch position d_model"], also: Collection[str]
+) -> tuple[dict[str, Tensor], Float[Tensor, "batch position d_model"]]:
+    """What one layer leaves behind, by the name that `Activations` has for it, and the stream."""
+    positions = torch.arange(resid.shape[1], device=resid.device)
+    normed = layer.normed(resid)
+    made = {"resid": resid} | {name: layer.project(name, normed) for name in ("q", "k", "v")}
+    made["rotated_q"] = layer.rotate_queries(made["q"], positions)
+    made["rotated_k"] = layer.rotate_keys(made["k"], positions)
+    made["z"] = layer.attend(made["rotated_q"], made["rotated_k"], made["v"])
+    made["attn_out"] = layer.attn_out(made["z"])
+    read = layer.mlp_reads(resid, made["attn_out"])
+    if "neuron" in also:
+        made["neuron"], made["mlp_out"] = layer.neurons_and_out(read)
+    else:
+        made["mlp_out"] = layer.mlp_out(read)
+    if "pattern" in also:
+        made["pattern"] = layer.pattern(made["rotated_q"], made["rotated_k"])
+    return made, resid + made["attn_out"] + made["mlp_out"]
+
+
+def _first_gap(mine: dict[str, Tensor], kept: dict[str, Tensor], layer: int) -> str:
+    """Which activation of a layer differs from the bridge's by more than rounding, if one does."""
+    for name, hook in _HOOKS.items():
+        theirs = kept.get(hook.format(layer=layer))
+        if theirs is None:
+            continue
+        ours = mine[name]
+        if name == "pattern":
+            ours = ours[:, :, _proven_queries(ours.shape[2])]
+        gap = _gap(ours, theirs)
+        if gap > TOLERANCE:
+            return f"{name} of layer {layer} differs by {gap:.1e} of its size"
+    return ""
 
 
 def taken_apart(model: TransformerBridge, tokens: Int[Tensor, "batch position"]) -> Decoder:
@@ -541,10 +606,12 @@ def _ordinary_run(
     known = model.hook_dict
     names = [hook.format(layer=layer) for hook in _HOOKS.values() for layer in layers]
     kept: dict[str, Tensor] = {}
+    queries = _proven_queries(tokens.shape[1])
 
     def keeper(name: str) -> running.HookFunction:
         def keep(activation: Tensor) -> Tensor:
-            kept[name] = activation.clone()
+            is_pattern = name.endswith("hook_pattern")
+            kept[name] = activation[:, :, queries] if is_pattern else activation.clone()
             return activation
 
         return keep
@@ -559,6 +626,11 @@ def _ordinary_run(
     if len(attended) != len(model.blocks):
         raise NotTakenApart("some of its attention layers are never called")
     return [attended[layer] for layer in layers], kept, logits
+
+
+def _proven_queries(length: int) -> Int[Tensor, " query"]:
+    """Queries whose attention is compared: of a long prompt some, since all layers' fill memory."""
+    return torch.linspace(0, length - 1, min(length, _PROVEN_QUERIES)).round().long()
 
 
 def _rotation(kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
@@ -599,7 +671,8 @@ def _scaling(attention: Any, cfg: Any, layer: int | None) -> float:
     return scaling
 
 
-def _final_softcap(model: TransformerBridge) -> float:
+def final_softcap(model: TransformerBridge) -> float:
+    """The size beyond which a model bends its logits back (a soft cap); 0 where it does not."""
     config = getattr(model.original_model, "config", None)
     for holder, name in (
         (config, "final_logit_softcapping"),

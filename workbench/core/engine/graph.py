@@ -49,12 +49,19 @@ Tensor = torch.Tensor
 Kind = Literal["input", "head", "group", "mlp", "logits"]
 # Numbers that a chunk of runs holds at once: 64 MB of float32. Larger chunks were slower on a CPU.
 MAX_ELEMENTS = 16_000_000
+_HEAD = re.compile(r"a(\d+)\.h(\d+)")
 _NODE = re.compile(r"a(?P<attention>\d+)\.(?P<part>[hg])\d+|m(?P<mlp>\d+)|input|logits")
 
 
 def node_of(reader: str) -> str:
     """The node that a reader belongs to: `a3.h1<q>` to `a3.h1`, `m2` to itself."""
     return reader.partition("<")[0]
+
+
+def unit_of(node: str) -> str | None:
+    """The unit that a node or reader is: `a3.h1<q>` is "head 3.1"; None for what is no head."""
+    found = _HEAD.fullmatch(node_of(node))
+    return f"head {found[1]}.{found[2]}" if found else None
 
 
 @dataclasses.dataclass(frozen=True)
