@@ -127,6 +127,16 @@ class PatchingResult(results.Result):
             return name + (f" to {self._place(index['key'])}" if "key" in index else "")
         return f"{name} at {self._place(index['position'])}" if "position" in index else name
 
+    def unit_at(self, cell: tuple[int, ...]) -> str | None:
+        """The head or neuron that a cell is of, as in "head 2.5"; None for anything else."""
+        index = dict(zip(self.axes, cell, strict=True))
+        if self.part == "neuron" and self.units:
+            layer, unit = self.units[index["neuron"]]
+            return f"neuron {layer}.{unit}"
+        if self.part != "head" or "layer" not in index:
+            return None
+        return f"head {self.layers[index['layer']]}.{index['head']}"
+
     def _component(self, index: dict[str, int]) -> str:
         part = self.part
         if part is not None and self.units:

@@ -14,8 +14,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+
+from workbench.core.engine import frozen_norms
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -76,8 +79,9 @@ def output_tokens(
         ValueError: If the unit writes no single vector.
     """
     vector = written(family, model, index).float()
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(_RANDOM, len(vector), generator=generator).to(vector.device)
+    # Not torch's generator: with the same seed it may have drawn the model's own first weights.
+    drawn = np.random.default_rng(seed).standard_normal((_RANDOM, len(vector)), dtype=np.float32)
+    random = torch.from_numpy(drawn).to(vector.device)
     random = random / random.norm(dim=1, keepdim=True) * vector.norm()
     with torch.inference_mode():
         logits = _logits(model, torch.cat([vector[None], random]))
@@ -94,10 +98,9 @@ def _logits(
     model: TransformerBridge, vectors: Float[Tensor, "vector d_model"]
 ) -> Float[Tensor, "vector d_vocab"]:
     norm: Any = getattr(model, "ln_final", None)
-    inner = getattr(norm, "original_component", None)
-    if "LN" in str(model.cfg.normalization_type):
-        vectors = vectors - vectors.mean(-1, keepdim=True)
-    gain = getattr(inner, "weight", None)
-    if gain is not None:
-        vectors = vectors * gain.detach().float()
+    if norm is not None:
+        # Gain and centring as the norm has them; its scale is one factor for all logits.
+        frozen = frozen_norms.FrozenNorm.at(lambda rows: norm(rows[None])[0], vectors[:1])
+        unscaled = dataclasses.replace(frozen, scale=torch.ones_like(frozen.scale))
+        vectors = unscaled.of(vectors)
     return vectors @ model.W_U.detach().float()

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from workbench.core.engine import running
-from workbench.core.prompts import tokenization
+from workbench.core.prompts import prompt
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # What begins a token that a space belongs to, as tokenizers write it.
 _SPACES = (" ", "▁", "Ġ")
+strings = prompt.token_texts
 
 
 def sample(corpus: Corpus, count: int, rng: np.random.Generator) -> Int[np.ndarray, " place"]:
@@ -128,11 +129,6 @@ def activation(
     with running.hooked(model, {hook: keep}):
         model(tokens.to(model.cfg.device), return_type="logits", stop_at_layer=layer + 1)
     return kept[0]
-
-
-def strings(model: TransformerBridge, ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token as text."""
-    return tuple(map(str, ids)) if model.tokenizer is None else tokenization.strings(model, ids)
 
 
 def text(model: TransformerBridge, ids: Sequence[int]) -> str:

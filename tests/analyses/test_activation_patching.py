@@ -523,6 +523,7 @@ def test_keys_and_values_of_shared_heads_have_an_axis_of_their_own(
     assert result.effects.shape == (5, 4)
     assert result.grid().columns == ("G0", "G1", "G2", "G3")
     assert "L" in result.label((1, 2)) and "G2" in result.label((1, 2))
+    assert result.unit_at((1, 2)) is None
     clean, corrupted = pairs.batch(range(2))
     name = f"blocks.1.attn.hook_{site}"
     _, kept = running.run_and_keep(model, clean, [name])
