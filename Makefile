@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := workbench analyses pages tests
 # Tests of one file stay in one process, so that a model is loaded once; each process computes on
-# one thread (tests/conftest.py), so processes do not fight over cores.
-TEST_OPTIONS ?= -n logical --maxprocesses 4 --dist loadfile
+# one thread (tests/conftest.py), so processes do not fight over cores. Files keep their order: by
+# their number of tests the slowest, which drive a browser one after another, would come last.
+TEST_OPTIONS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help app test lint bench

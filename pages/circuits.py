@@ -21,7 +21,7 @@ from analyses.attribution import edges as screening
 from analyses.attribution import estimates
 from analyses.circuits import curve, discovery, measuring, random_circuits
 from workbench.core import runs
-from workbench.core.engine import decoder, metrics, running
+from workbench.core.engine import decoder, graph, metrics, running
 from workbench.core.engine import preflight as checking
 from workbench.core.models import card
 from workbench.ui import (
@@ -30,6 +30,7 @@ from workbench.ui import (
     escaping,
     graphs,
     jobs,
+    links,
     pairs,
     preflight,
     showing,
@@ -327,6 +328,7 @@ def show_edge(circuit: circuits.Circuit, run: str, edge: str) -> None:
         return circuits.inspect_edge(model, circuit, edge, prompt=prompt)
 
     seen = steps.step(jobs.job_key("edge", run, edge, prompt), work, label="Looking at the edge")
+    links.units(circuit.provenance.model, map(graph.unit_of, edge.split("->")))
     if seen is not None:
         st.markdown(escaping.markdown(seen.summary()))
         showing.figure(seen.figure())

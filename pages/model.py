@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from workbench.core.models import card
-from workbench.ui import escaping, jobs, steps, subject, tables
+from workbench.ui import escaping, jobs, prompts, steps, subject, tables
 
 
 def show_card(name: str) -> None:
@@ -67,7 +67,7 @@ def show_prompt(name: str) -> None:
     from workbench.core.engine import continuation
 
     st.subheader("What does it say next?")
-    default = card.model_card(name).default_prompt if name in card.list_models() else "Once upon a"
+    default = prompts.usual(name, model)
     box, how = st.columns([3, 2])
     prompt = box.text_area("Prompt", default, key=f"prompt:{name}", height=100)
     with how:

@@ -24,6 +24,7 @@ from workbench.ui import (
     escaping,
     heatmap,
     jobs,
+    links,
     pairs,
     preflight,
     showing,
@@ -334,6 +335,7 @@ def show_cell(result: activation_patching.PatchingResult, cell: tuple[int, ...])
     model = the_model_of(result)
     if model is None:
         return
+    links.units(result.provenance.model, [result.unit_at(cell)])
     texts = result.pairs.corrupted if result.direction == "denoising" else result.pairs.clean
     prompt = st.selectbox(
         "Prompt", range(len(texts)), format_func=lambda i: f"{i + 1}: {texts[i]}", key="prompt"

@@ -25,6 +25,7 @@ from workbench.ui import (
     escaping,
     heatmap,
     jobs,
+    links,
     pairs,
     preflight,
     showing,
@@ -279,6 +280,8 @@ def show_sender(
     if card.fingerprint(model) != result.provenance.fingerprint:
         st.warning("The model of this name has other weights now than when this run was made.")
         return
+
+    links.units(result.provenance.model, [graphs.unit_of(sender)])
 
     def work(report: jobs.Report) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = []

@@ -1,6 +1,7 @@
 """Unit: what does this one respond to?
 
-1. Pick a model and name a unit: a neuron, a head, a coordinate of the stream, or a latent.
+1. Pick a model and name a unit: a neuron, a head, a coordinate of the stream, a latent, or a
+   direction that is made of two tokens or was stored.
 2. See its whole range over a corpus, and whether its largest activations are of one kind.
 3. Describe it and test the description on text that was held out; search for texts that drive it,
    and see how far outside of the data they lie; add it to the stream, and see what that does.
@@ -10,12 +11,15 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
+from analyses import attention, weights
 from analyses import feature_visualization as features
+from analyses.attention import scoring
 from analyses.feature_visualization import (
     belief,
     describing,
@@ -27,7 +31,7 @@ from analyses.feature_visualization import (
 )
 from analyses.feature_visualization.text import optimization
 from workbench.core import notes, results, runs
-from workbench.core.models import card
+from workbench.core.models import card, directions
 from workbench.ui import (
     corpora,
     dictionaries,
@@ -49,10 +53,13 @@ if TYPE_CHECKING:
 
     from workbench.core.engine.units import Unit
 
-SECTIONS = ("Range", "Groups", "Description", "Optimized texts", "Steering", "Notes")
+SECTIONS = ("Range", "Groups", "Description", "Optimized texts", "Steering", "Weights", "Notes")
 RANGES = {"largest": "Largest", "quantile": "Evenly over the range", "smallest": "Smallest"}
 METHODS = {"epo": "fluent to active (EPO)", "gcg": "active at any price (GCG)"}
 FEW = 10
+PAGES = Path(__file__).resolve().parent
+# Of the session: what was picked before, and why no direction was made.
+LAST, REFUSED = "dictionary of before", "direction that was refused"
 
 
 class Looked:
@@ -71,21 +78,31 @@ class Looked:
             through: Name of the dictionary whose latent it is, or `dictionaries.NONE`.
         """
         self.name, self.model, self.corpus, self.through = name, model, corpus, through
-        self.given: dict[str, Any] = {}
-        if through != dictionaries.NONE:
-            self.given["dictionary"] = dictionaries.opened(model, through)
+        self.given = dictionaries.given(model, through)
         self.unit, self.label = str(unit), str(unit)
+        self.kind, self.index, self.layer = unit.kind, unit.index, unit.layer
+        self.code: list[str] = []
         if self.given:
             site, layer = dictionaries.place_of(through)
             if unit.layer != layer:
-                raise ValueError(f"{through} reads layer {layer}: write 'latent {layer}.0'")
+                raise ValueError(f"{through} reads layer {layer}: write '{unit.kind} {layer}.0'")
+            if self.is_direction and unit.index:
+                raise ValueError(
+                    f"{through} is one direction: write 'direction {layer}.0' (the others beside "
+                    "it are random, as a control)"
+                )
             self.unit = f"{site} {unit.layer}.{unit.index}"
-        self.kind = unit.kind
-        self.code: list[str] = []
+
+    @property
+    def is_direction(self) -> bool:
+        """Whether it is a stored direction."""
+        return "directions" in self.given
 
     @functools.cached_property
     def mark(self) -> str:
-        """Of the dictionary, by which notes and stored results are told apart."""
+        """Of dictionary or direction, by which notes and stored results are told apart."""
+        if self.is_direction:
+            return results.mark(self.given["directions"])
         return results.mark(self.given["dictionary"].W_dec) if self.given else ""
 
     def title(self, what: str) -> str:
@@ -96,7 +113,8 @@ class Looked:
 
     def call(self, function: str, *arguments: str) -> str:
         """Code of a call about it."""
-        given = ["dictionary=dictionary"] if self.given else []
+        given = ["dictionary=dictionary"] if "dictionary" in self.given else []
+        given += ["directions=vectors"] if self.is_direction else []
         return f"features.{function}({', '.join([*arguments, *given])})"
 
 
@@ -114,7 +132,7 @@ def scanned(at: Looked) -> features.TopExamples | None:
     if at.given:
         kind, layer = dictionaries.place_of(at.through)
         layers = [layer]
-        what = "scan of every latent"
+        what = "scan of a direction" if at.is_direction else "scan of every latent"
     else:
         kind, layers = at.kind, None
         what = f"scan of every {kind}"
@@ -127,7 +145,8 @@ def scanned(at: Looked) -> features.TopExamples | None:
         lambda report: features.top_examples(
             at.model, seen, kind, layers=layers, progress=report, **at.given
         ),
-        label=f"Reading {seen.n_tokens:,} tokens for every {at.kind}",
+        label=f"Reading {seen.n_tokens:,} tokens for {'the' if at.is_direction else 'every'} "
+        f"{at.kind}",
     )
 
 
@@ -167,13 +186,24 @@ def show_range(at: Looked) -> None:
         show_triggers(view)
     with middle:
         show_outputs(view)
-    with right:
+    if at.is_direction:
+        right.caption(
+            "A direction is read by itself: the others that were scanned with it are random, so "
+            "there are no units that it responds with."
+        )
+    else:
+        show_together(right, view)
+    downloads.offer_stored(view, "unit")
+    show_tokens_alone(at)
+
+
+def show_together(place: Any, view: features.UnitView) -> None:
+    """Units that vary with it."""
+    with place:
         st.subheader("Responds with")
         rows = [{"unit": name, "correlation": f"{value:.2f}"} for name, value in view.together]
         show_rows(rows, "No other unit varies here.")
         st.caption(f"With shuffled tokens the largest is {view.together_by_chance:.2f}.")
-    downloads.offer_stored(view, "unit")
-    show_tokens_alone(at)
 
 
 def show_tokens_alone(at: Looked) -> None:
@@ -264,9 +294,10 @@ def show_groups(at: Looked) -> None:
 def show_description(at: Looked) -> None:
     """How well a description predicts it on text that was held out."""
     held_out = at.corpus.held_out
+    others = "random directions" if at.is_direction else "every other unit of the layer"
     st.caption(
-        f"Tested on {len(held_out):,} texts that were not scanned, and on every other unit of the "
-        "layer: a description that fits these as well says nothing about this one."
+        f"Tested on {len(held_out):,} texts that were not scanned, and on {others}: a description "
+        "that fits these as well says nothing about this one."
     )
     asked = writing.ask(
         describing.KINDS,
@@ -485,6 +516,68 @@ def show_steering(at: Looked) -> None:
     downloads.offer_stored(found, "steering")
 
 
+def show_weights(at: Looked) -> None:
+    """What its weights read and write, and which labels a head has earned."""
+    layer, index = at.layer, at.index
+    asked = {
+        "neuron": lambda report: weights.neuron(at.model, layer, index),
+        "head": lambda report: weights.head(at.model, layer, index),
+    }
+    if at.kind not in asked:
+        st.caption(
+            "Neurons and heads have weights of their own. What others write along this one is on "
+            "the Direct attribution page, for one prompt."
+        )
+        return
+    work: Any = asked[at.kind]
+    found = steps.step(
+        jobs.job_key("weights of a unit", card.fingerprint(at.model), at.label),
+        work,
+        label=f"Reading the weights of {at.label}",
+    )
+    if found is None:
+        return
+    at.code.append(f"print(weights.{at.kind}(model, {layer}, {index}).summary())")
+    st.markdown(escaping.markdown(found.summary()))
+    showing.figure(found.figure(), key="weights")
+    if at.kind == "head":
+        show_labels(at)
+
+
+def show_labels(at: Looked) -> None:
+    """Where the head looks on random sequences, and what that earns it."""
+    st.subheader("Labels")
+    scores = stored.offered(
+        attention.HeadScores,
+        scoring.ANALYSIS,
+        stored.title("head scores", at.model),
+        lambda report: attention.score_heads(at.model, progress=report),
+        button="Score every head on random sequences",
+        label="Scoring every head on random sequences",
+        seconds=attention.scoring_seconds(at.model),
+    )
+    if scores is None:
+        return
+    every = scores.to_frame().to_dict("records")
+    own = [row for row in every if row["head"] == f"{at.layer}.{at.index}"]
+    labels = scores.labels(at.layer, at.index)
+    st.markdown(escaping.markdown(f"{at.label}: {', '.join(labels) or 'no label'}."))
+    st.markdown(
+        tables.markdown(
+            [
+                {
+                    "about": row["about"],
+                    "score": f"{row['score']:.2f}",
+                    "null": f"{row['null']:.2f}",
+                    "p": f"{row['p']:.2g}",
+                }
+                for row in own
+            ]
+        )
+    )
+    at.code.append(f"print(attention.score_heads(model).labels({at.layer}, {at.index}))")
+
+
 def show_notes(at: Looked) -> None:
     """What is written down about it, and about the model's other units."""
     root, mark = runs.default_root(), card.fingerprint(at.model)
@@ -544,7 +637,15 @@ def show_notes(at: Looked) -> None:
 DRAW: dict[str, Any] = dict(
     zip(
         SECTIONS,
-        (show_range, show_groups, show_description, show_texts, show_steering, show_notes),
+        (
+            show_range,
+            show_groups,
+            show_description,
+            show_texts,
+            show_steering,
+            show_weights,
+            show_notes,
+        ),
         strict=True,
     )
 )
@@ -555,7 +656,7 @@ def pick_unit(name: str, model: TransformerBridge, corpus: corpora.Parted) -> Lo
     # Brings torch, which a page that opens a model has by now.
     from workbench.core.engine import units
 
-    brought = dictionaries.listed(name, model)
+    brought = [*dictionaries.listed(name, model), *dictionaries.listed_directions(model)]
     left, right = st.columns([1, 2])
     through = dictionaries.NONE
     if brought:
@@ -564,31 +665,122 @@ def pick_unit(name: str, model: TransformerBridge, corpus: corpora.Parted) -> Lo
             [dictionaries.NONE, *brought],
             key="dictionary",
             bind="query-params",
-            help="With a dictionary, units are its latents: 'latent 2.13'.",
+            help="With a dictionary, units are its latents: 'latent 2.13'; a stored direction is "
+            "one unit: 'direction 2.0'.",
         )
+    make_direction(model)
     start = "neuron 0.0"
     if through != dictionaries.NONE:
-        start = f"latent {dictionaries.place_of(through)[1]}.0"
+        start = f"{dictionaries.kind_of(through)} {dictionaries.place_of(through)[1]}.0"
+    # What was picked just now has units of its own; the address still names one of before.
+    before = st.session_state.get(LAST, through)
+    st.session_state[LAST] = through
     written = right.text_input(
         "Unit",
-        st.query_params.get("unit", start),
+        st.query_params.get("unit", start) if before == through else start,
         key=f"unit:{through}",
         help="Kind, layer and number: 'neuron 2.13', 'head 1.3', 'resid_post 0.5'.",
     )
     try:
         unit = units.Unit.parse(written)
-        if (unit.kind == "latent") != (through != dictionaries.NONE):
-            raise ValueError(
-                f"{unit} is {'a' if unit.kind == 'latent' else 'no'} latent: pick "
-                f"{'the dictionary that it is of' if unit.kind == 'latent' else 'no dictionary'}"
-            )
+        require_kind(unit, through)
         looked = Looked(name, model, corpus, unit, through)
         units.family_of(model, looked.unit, **looked.given)
     except ValueError as error:
         st.error(escaping.markdown(str(error)))
         return None
     st.query_params["unit"] = str(unit)
+    if looked.is_direction:
+        key = through.removeprefix(dictionaries.DIRECTION)
+        st.caption(escaping.markdown(f"{key}: {directions.load(model, key).made}."))
+    show_elsewhere(looked)
     return looked
+
+
+def require_kind(unit: Unit, through: str) -> None:
+    """Refuse a unit of another kind than those of the dictionary that was picked.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    brought = ("latent", "direction")
+    expected = None if through == dictionaries.NONE else dictionaries.kind_of(through)
+    if unit.kind == expected or (expected is None and unit.kind not in brought):
+        return
+    if unit.kind in brought:
+        raise ValueError(f"{unit} is a {unit.kind}: pick the dictionary that it is of")
+    raise ValueError(f"{unit} is no {expected}: pick no dictionary")
+
+
+def make_direction(model: TransformerBridge) -> None:
+    """A small form: the direction of the stream that tells one token's logit from another's."""
+    with st.expander("Make a direction of two tokens"), st.form("direction", border=False):
+        left, middle, right, last = st.columns([2, 2, 1, 1], vertical_alignment="bottom")
+        says = "A single token, with its leading space if it has one."
+        left.text_input("Logit of", key="direction-token", help=says)
+        middle.text_input("Less the logit of", key="direction-less", help=f"{says} Empty: none.")
+        right.selectbox("Layer", range(int(model.cfg.n_layers)), key="direction-layer")
+        last.form_submit_button("Make it", on_click=keep_direction, args=(model,))
+    if said := st.session_state.pop(REFUSED, ""):
+        st.error(escaping.markdown(said))
+
+
+def keep_direction(model: TransformerBridge) -> None:
+    """Make what the form asks for, keep it, and pick it."""
+    token, less = (st.session_state[f"direction-{field}"] for field in ("token", "less"))
+    try:
+        # A model without a tokenizer is asked by token ids.
+        first, second = (
+            one if model.tokenizer or not one.strip().isdigit() else int(one)
+            for one in (token, less)
+        )
+        if not token:
+            raise ValueError("write the token whose logit the direction is to be")
+        made = directions.of_tokens(
+            model,
+            first,
+            None if second == "" else second,
+            layer=int(st.session_state["direction-layer"]),
+        )
+        key = directions.keep(model, made)
+    except ValueError as error:
+        st.session_state[REFUSED] = str(error)
+        return
+    st.session_state["dictionary"] = f"{dictionaries.DIRECTION}{key}"
+
+
+def show_elsewhere(at: Looked) -> None:
+    """Links to other pages that show the unit."""
+    layer, index = at.layer, at.index
+    asked = {
+        "head": (
+            ("Attention", "attention", {"head": f"{layer}.{index}"}),
+            ("Weights", "weights", {"section": "Heads", "head": f"{layer}.{index}"}),
+            ("Activations", "activations", {"hook": f"blocks.{layer}.attn.hook_z"}),
+        ),
+        "neuron": (
+            (
+                "Weights",
+                "weights",
+                {"section": "Neurons", "layer": str(layer), "neuron": str(index)},
+            ),
+            ("Clusters", "clusters", {}),
+            (
+                "Activations",
+                "activations",
+                {"hook": f"blocks.{layer}.mlp.hook_post", "coordinate": str(index)},
+            ),
+        ),
+    }
+    stream = {"hook": f"blocks.{layer}.hook_{at.kind}", "coordinate": str(index)}
+    usual = () if at.given else (("Activations", "activations", stream),)
+    found = asked.get(at.kind, usual)
+    if found:
+        with st.container(horizontal=True):
+            st.caption("Elsewhere")
+            for title, stem, address in found:
+                query = {"model": at.name, **address}
+                st.page_link(PAGES / f"{stem}.py", label=title, query_params=query)
 
 
 def look(name: str, model: TransformerBridge) -> None:
@@ -610,16 +802,22 @@ def look(name: str, model: TransformerBridge) -> None:
     )
     DRAW[section or SECTIONS[0]](at)
     if at.code:
-        names = ["Corpus", "load_model"]
-        if any("ContrastPairs" in line for line in at.code):
-            names.insert(0, "ContrastPairs")
+        body = "\n".join(at.code)
+        reads = "seen" in body or "held_out" in body
+        names = ["ContrastPairs"] * ("ContrastPairs" in body) + ["Corpus"] * reads
+        plain = [one for one in ("attention", "weights") if f"{one}." in body]
         script = [
-            f"from workbench import {', '.join(names)}",
-            "from analyses import feature_visualization as features",
-            *(["from workbench.core.models import dictionaries"] if at.given else []),
+            f"from workbench import {', '.join([*names, 'load_model'])}",
+            *([f"from analyses import {', '.join(plain)}"] if plain else []),
+            *(["from analyses import feature_visualization as features"] * ("features." in body)),
+            *(
+                [f"from workbench.core.models import {dictionaries.module_of(at.through)}"]
+                if at.given
+                else []
+            ),
             "",
             f"model = load_model({name!r})",
-            f"seen, held_out = {corpus.code}",
+            *([f"seen, held_out = {corpus.code}"] if reads else []),
             *([dictionaries.code(model, at.through)] if at.given else []),
             *at.code,
         ]

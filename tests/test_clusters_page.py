@@ -12,8 +12,6 @@ import workbench
 from analyses import neuron_clusters as clusters
 from tests.test_pages import button, settled, texts, visit
 from workbench.core import runs
-from workbench.core.networks import sources
-from workbench.core.prompts import named_concepts
 
 NETWORK = "mnist1d-mlp"
 OF = "an image or sequence network"
@@ -38,9 +36,9 @@ def clicked(at: AppTest, label: str) -> AppTest:
 
 def test_a_concept_of_a_network_from_the_map_to_the_ablation() -> None:
     at = opened(concept="digit 1", cell="0.0")
-    network = sources.load_network(NETWORK)
-    concept = named_concepts.named_concept(network, "digit 1")
-    found = clusters.selectivity(network, concept)
+    (run,) = runs.RunStore().runs("neuron_clusters.selectivity")
+    found = runs.RunStore().find(clusters.Selectivity, run.id)
+    assert found is not None
     assert found.summary() in texts(at)
     first = [name for name in found.best(200) if name.startswith("layer0")]
     largest = max(first, key=lambda name: found.effect[found.names.index(name)])

@@ -208,12 +208,10 @@ def test_circuit_screens_verifies_and_explains(tmp_path: Path) -> None:
         model, pairs.subset(chosen), method="eap_ig", verify_top=4
     )
     expected = circuits.discover(model, pairs, target=0.8, search="grow")
-    curve = circuits.faithfulness_curve(model, pairs)
     assert screened.verified is not None
     assert said.index("1. Screen: 479 edges") < said.index("2. Verify: ") < said.index("3. Explain")
     assert f"2. Verify: {screened.verified.summary()}" in said
     assert expected.summary() in said
-    assert curve.summary() in said
     strongest = expected.strongest(1)[0]
     assert f"│ {expected.edges[strongest]} │ {expected.effects[strongest]:.3f} [" in said
     assert circuits.Circuit.load(tmp_path).edges == expected.edges
@@ -221,7 +219,7 @@ def test_circuit_screens_verifies_and_explains(tmp_path: Path) -> None:
     saved = attribution.EdgeAttribution.load(tmp_path / "attribution")
     np.testing.assert_array_equal(saved.scores, screened.scores)
     sizes = circuits.FaithfulnessCurve.load(tmp_path / "curve")
-    np.testing.assert_array_equal(sizes.faithfulness, curve.faithfulness)
+    assert sizes.summary() in said
     for folder in (tmp_path, tmp_path / "attribution", tmp_path / "curve"):
         assert (folder / "figure.html").stat().st_size > 1_000_000
 

@@ -171,6 +171,13 @@ class TestPatching:
         table = next(frame.value for frame in at.dataframe if "before" in frame.value)
         np.testing.assert_allclose(table["after"], seen.after, atol=1e-6)
 
+    def test_a_cell_of_a_head_leads_to_all_that_is_known_of_it(self) -> None:
+        asked = {"model": "modadd-113", "n": "8", "site": "z"}
+        at = visit("patching", **asked, run=run_in(run_patching(**asked)), cell="2.1")
+        (link,) = at.get("page_link")
+        heads = [f"head 0.{head}" for head in range(4)]
+        assert link.proto.label.replace("\\", "") in heads
+
     def test_changing_a_control_forgets_the_run(self) -> None:
         at = run_patching(model="modadd-113", n="8")
         settled(at.selectbox(key="direction").set_value("noising").run())

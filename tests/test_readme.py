@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,9 +60,33 @@ def test_the_concept_script_says_what_is_told_of_it() -> None:
     assert "16 have it in the other half" in run.stdout
 
 
+def test_the_script_about_one_prompt_says_what_is_told_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown: dict[str, Any] = {}
+    exec(compile(blocks("python")[3], "the script", "exec"), shown)  # noqa: S102 - what is shown runs
+    said = capsys.readouterr().out
+    assert "which is at the top from layer 1 on" in said
+    assert "gives 9.415 for the logit of 'Mary' less that of 'John'" in said
+    assert "The largest: a1.h2 +2.86, a1.h0 +2.57" in said
+    assert "correlate at 0.33 (p = 0.13" in said
+    assert "through head 1.1 from position 9" in said
+    assert (
+        "of 7 tokens twice with 0.00 nats a token, and the same tokens after others with 7.52"
+        in said
+    )
+    edge = "head 1.1 from 9 to 14"
+    without = shown["contributions"].edge_effect(
+        shown["model"], shown["prompt"], edge, " Mary", wrong=" John"
+    )
+    assert round(without.change, 1) == 2.7
+    carried = said.partition("for: ")[2]
+    assert [part.split()[0] for part in carried.split("), ")[:4]] == ["0.1", "0.0", "1.0", "0.2"]
+
+
 def test_the_pictures_are_there() -> None:
     paths = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert len(paths) == 4
+    assert len(paths) == 5
     for path in paths:
         assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
 

@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import workbench
+from analyses import attention, weights
 from analyses import feature_visualization as features
 from tests.test_pages import button, settled, texts, visit
 from workbench import ContrastPairs, Corpus
@@ -17,7 +18,7 @@ from workbench.core import notes, runs
 from workbench.core.models import card, dictionaries
 from workbench.core.prompts import corpus as corpora
 
-DOCUMENTS = 200
+DOCUMENTS = 120
 UNIT = "neuron 0.31"
 # What comes before a unit is run once only when it is added at many strengths.
 LATE = "neuron 3.31"
@@ -139,3 +140,20 @@ def test_steering_with_it(model: Any) -> None:
 )
 def test_what_is_no_unit_is_a_sentence(unit: str, said: str) -> None:
     assert said in opened("Range", unit).error[0].value
+
+
+@pytest.mark.parametrize("unit", ["neuron 3.7", "head 1.2"])
+def test_what_its_weights_read_and_write(unit: str, model: Any) -> None:
+    at = opened("Weights", unit)
+    kind, _, number = unit.partition(" ")
+    layer, index = map(int, number.split("."))
+    ask: Any = weights.neuron if kind == "neuron" else weights.head
+    assert ask(model, layer, index).summary() in texts(at)
+    code = code_of(at)
+    assert f"weights.{kind}(model, {layer}, {index})" in code
+    assert "features" not in code
+    assert "Corpus" not in code
+    if kind == "head":
+        settled(button(at, "Score every head").click().run())
+        scores = attention.score_heads(model)
+        assert f"{unit}: {', '.join(scores.labels(layer, index))}." in texts(at)

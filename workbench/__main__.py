@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands import clusters, features, grokking, options, subject, terminal
+from workbench.commands import clusters, features, grokking, inspecting, options, subject, terminal
 from workbench.core.models import card
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ grok = typer.Typer(
 app.add_typer(grok, name="grok")
 app.add_typer(features.app, name="features")
 app.add_typer(clusters.app, name="clusters")
+app.command()(inspecting.inspect)
 
 
 @app.command()

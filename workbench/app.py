@@ -17,6 +17,13 @@ import streamlit as st
 PAGES = Path(__file__).resolve().parent.parent / "pages"
 FIRST = (
     "model",
+    "inspector",
+    "logit_lens",
+    "direct_attribution",
+    "attention",
+    "contributions",
+    "activations",
+    "weights",
     "patching",
     "paths",
     "circuits",

@@ -33,7 +33,7 @@ def test_from_the_question_to_the_attention_at_an_edge_and_back_by_link(
     page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
 ) -> None:
     model = workbench.load_model("grammar-4l")
-    pairs = ContrastPairs.from_task(model, "indirect-object", n=8)
+    pairs = ContrastPairs.from_task(model, "indirect-object", n=4)
     expected = circuits.discover(model, pairs, n_random=9)
 
     page.goto(server)
@@ -43,7 +43,7 @@ def test_from_the_question_to_the_attention_at_an_edge_and_back_by_link(
     page.get_by_role("link", name="Circuits").click()
     page.get_by_role("heading", name="Which connections carry").wait_for(timeout=60_000)
 
-    page.goto(f"{server}/circuits?model=grammar-4l&n=8&n_random=9")
+    page.goto(f"{server}/circuits?model=grammar-4l&n=4&n_random=9")
     start = page.get_by_role("button", name="Run (")
     start.wait_for(timeout=120_000)
     start.click()

@@ -1,8 +1,9 @@
-"""The dictionaries of a model: those that come with it, and those that were trained here.
+"""What units are read with: dictionaries that come with a model or were trained here; directions.
 
 One that was trained here lies in the run folder, under the fingerprint of the model that it was
 trained on, as a folder that sae-lens reads, too. Its name begins with the place that it reads:
-"resid_post.2-topk-256-8-3000-0". A name is only ever one of those that are listed.
+"resid_post.2-topk-256-8-3000-0". A stored direction is "direction resid_post.2-he-less-she". A name
+is only ever one of those that are listed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from workbench.core import files, runs
-from workbench.core.models import card, dictionaries
+from workbench.core.models import card, dictionaries, directions
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 NONE = "none"
+# What a stored direction's name begins with among dictionaries; theirs begin with a site.
+DIRECTION = "direction "
 # Of a folder's name, what does not go into the name of a dictionary.
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
 
@@ -92,8 +95,52 @@ def adopt(model: TransformerBridge, folder: str) -> str:
     return name
 
 
+def listed_directions(model: TransformerBridge) -> list[str]:
+    """Names of all directions that are stored of a model.
+
+    Args:
+        model: The bridge.
+
+    Returns:
+        As they stand among the dictionaries.
+    """
+    return [f"{DIRECTION}{key}" for key in directions.names(model)]
+
+
+def given(model: TransformerBridge, name: str) -> dict[str, Any]:
+    """What functions about units take to read with a dictionary or a direction.
+
+    Args:
+        model: The bridge.
+        name: One that is listed, or `NONE`.
+
+    Returns:
+        The argument, `dictionary` or `directions`; nothing for a model's own units.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    if name == NONE:
+        return {}
+    if name.startswith(DIRECTION):
+        return {"directions": directions.load(model, name.removeprefix(DIRECTION)).as_units()}
+    return {"dictionary": opened(model, name)}
+
+
+def kind_of(name: str) -> str:
+    """Kind of the units that are read with a dictionary or a direction.
+
+    Args:
+        name: One that is listed.
+
+    Returns:
+        "latent" or "direction".
+    """
+    return "direction" if name.startswith(DIRECTION) else "latent"
+
+
 def place_of(name: str) -> tuple[str, int]:
-    """Site and layer that a dictionary reads.
+    """Site and layer that a dictionary reads, or a direction is of.
 
     Args:
         name: One that is listed.
@@ -101,7 +148,8 @@ def place_of(name: str) -> tuple[str, int]:
     Returns:
         Both.
     """
-    site, _, layer = name.split("-", maxsplit=1)[0].rpartition(".")
+    place = name.removeprefix(DIRECTION).split("-", maxsplit=1)[0]
+    site, _, layer = place.rpartition(".")
     return site, int(layer)
 
 
@@ -122,19 +170,27 @@ def opened(model: TransformerBridge, name: str) -> Any:
 
 
 def code(model: TransformerBridge, name: str) -> str:
-    """Code that opens a dictionary.
+    """Code that opens a dictionary or a direction.
 
     Args:
         model: The bridge.
         name: One that is listed.
 
     Returns:
-        A line of a script, which needs `from workbench.core.models import dictionaries`.
+        A line of a script, which needs `from workbench.core.models import` what `module_of` says.
     """
+    if name.startswith(DIRECTION):
+        key = name.removeprefix(DIRECTION)
+        return f"vectors = directions.load(model, {key!r}).as_units()"
     if "-" not in name:
         return f"dictionary = dictionaries.bundled_dictionary(model, {name!r})"
     folder = str(own_folder(model) / name)
     return f"dictionary = dictionaries.load_dictionary({folder!r})"
+
+
+def module_of(name: str) -> str:
+    """Module that the code of `code` needs."""
+    return "directions" if name.startswith(DIRECTION) else "dictionaries"
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -27,29 +27,7 @@ def offer(result: Result, *, run: str, folder: Path, name: str) -> None:
         folder: Where the store keeps it.
         name: Stem of the file names.
     """
-    table, figure, whole = st.columns(3)
-    # The content is made when a button is clicked: the figure alone is some megabytes.
-    table.download_button(
-        "Table (CSV)",
-        lambda: result.to_frame().to_csv(index=False),
-        f"{name}-{run}.csv",
-        "text/csv",
-        on_click="ignore",
-    )
-    figure.download_button(
-        "Figure (HTML, works offline)",
-        lambda: result.figure().to_html(include_plotlyjs=True),
-        f"{name}-{run}.html",
-        "text/html",
-        on_click="ignore",
-    )
-    whole.download_button(
-        "Everything (ZIP)",
-        lambda: zipped(result),
-        f"{name}-{run}.zip",
-        "application/zip",
-        on_click="ignore",
-    )
+    _buttons(result, f"{name}-{run}")
     here = urlsplit(st.context.url or "")
     # All that stands in the address, so that the controls come back as they are.
     asked = st.query_params
@@ -71,6 +49,42 @@ def offer_stored(result: Result, name: str) -> None:
     made = result.provenance
     run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
     offer(result, run=run, folder=runs.default_root() / run, name=name)
+
+
+def offer_unstored(result: Result, name: str) -> None:
+    """Draw the download buttons of a result that is computed anew whenever it is asked for.
+
+    Args:
+        result: What to take along.
+        name: Stem of the file names.
+    """
+    _buttons(result, name)
+
+
+def _buttons(result: Result, name: str) -> None:
+    table, figure, whole = st.columns(3)
+    # The content is made when a button is clicked: the figure alone is some megabytes.
+    table.download_button(
+        "Table (CSV)",
+        lambda: result.to_frame().to_csv(index=False),
+        f"{name}.csv",
+        "text/csv",
+        on_click="ignore",
+    )
+    figure.download_button(
+        "Figure (HTML, works offline)",
+        lambda: result.figure().to_html(include_plotlyjs=True),
+        f"{name}.html",
+        "text/html",
+        on_click="ignore",
+    )
+    whole.download_button(
+        "Everything (ZIP)",
+        lambda: zipped(result),
+        f"{name}.zip",
+        "application/zip",
+        on_click="ignore",
+    )
 
 
 def zipped(result: Result) -> bytes:
