@@ -43,6 +43,7 @@ from workbench.core import evidence, plots, results
 from workbench.core.engine import cells, metrics, preflight, running
 from workbench.core.engine import decoder as parts
 from workbench.core.engine import graph as graphs
+from workbench.core.evidence import SURE
 from workbench.core.prompts.pairs import ContrastPairs
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 ANALYSIS = "path_patching.path_patch"
 DIRECTIONS = ("noising", "denoising")
 # False-discovery rate of "more than chance" where none is asked for.
-DISCOVERIES = 0.05
 _BATCH_SIZE = 64
 # Senders that go through the model together between two reports of progress.
 _SENDERS_AT_ONCE = 16
@@ -252,11 +252,11 @@ class PathPatchingResult(results.Result):
         if n == 1:
             lines.append("No interval: one prompt says nothing about the spread over prompts.")
             return " ".join(lines)
-        found = int((self.adjusted_p <= DISCOVERIES).sum())
+        found = int((self.adjusted_p <= SURE).sum())
         lines.append(
             f"{self.confidence:.0%} bootstrap intervals over prompts. {found} of "
             f"{len(self.senders)} senders change more than chance (sign flips over prompts, "
-            f"false-discovery rate {DISCOVERIES:.0%})."
+            f"false-discovery rate {SURE:.0%})."
         )
         return " ".join(lines)
 

@@ -17,6 +17,7 @@ import streamlit as st
 
 from analyses import attention
 from analyses.attention import carriers, head_scores, patterns, scoring, verification
+from workbench.core.evidence import SURE
 from workbench.core.models import card
 from workbench.ui import (
     attention_grid,
@@ -168,7 +169,7 @@ def show_scores(scores: attention.HeadScores, layer: int, head: int) -> None:
     said = (
         f"On random sequences; entropy there is {scores.entropy[layer, head]:.2f} of a uniform "
         "look. p is one-sided and corrected over all heads and scores. A label needs p up to "
-        f"{head_scores.SURE} and {scores.least:.2g} above the null; intervals are given near that."
+        f"{SURE} and {scores.least:.2g} above the null; intervals are given near that."
     )
     if not np.isnan(elsewhere):
         said += f" To the first position, where BOS is replaced: {elsewhere:.3f}."

@@ -18,6 +18,7 @@ from analyses import activation_patching
 from workbench.core import runs
 from workbench.core.engine import cells, metrics, sites
 from workbench.core.engine import preflight as checking
+from workbench.core.evidence import SURE
 from workbench.core.models import card, dictionaries
 from workbench.ui import (
     downloads,
@@ -300,7 +301,7 @@ def show(result: activation_patching.PatchingResult, run: str) -> None:
         cell = None if row is None else (row,)
     else:
         hide = st.toggle("Hide what is not more than chance", key="hide", bind="query-params")
-        rate = activation_patching.DISCOVERIES if hide else None
+        rate = SURE if hide else None
         spot = heatmap.clickable_figure(
             lambda at: result.figure(result.from_grid(*at) if at else None, discoveries=rate),
             result.grid().values.shape,

@@ -19,6 +19,7 @@ from workbench.core import runs
 from workbench.core.engine import graph as graphs
 from workbench.core.engine import metrics
 from workbench.core.engine import preflight as checking
+from workbench.core.evidence import SURE
 from workbench.core.models import card
 from workbench.ui import (
     downloads,
@@ -254,7 +255,7 @@ def pick_sender(result: path_patching.PathPatchingResult, run: str) -> str | Non
         showing.figure(result.figure())
         return st.selectbox("Sender", result.senders, index=None, key=f"sender:{run}")
     hide = st.toggle("Hide what is not more than chance", key="hide", bind="query-params")
-    rate = path_patching.DISCOVERIES if hide else None
+    rate = SURE if hide else None
     names = {cell: name for name, cell in result.cells.items()}
     rows, columns = np.array(list(names)).max(axis=0) + 1
     cell = heatmap.clickable_figure(

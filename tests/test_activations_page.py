@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 import workbench
 from analyses import activations
 from analyses import feature_visualization as features
-from tests.test_pages import button, settled, texts, visit
+from tests.visiting import button, code_of, printed, settled, texts, visit
 from workbench import Corpus
 from workbench.core import notes, results, runs
 from workbench.core.models import card, directions
@@ -39,15 +39,11 @@ def opened(**more: str) -> AppTest:
     return visit("activations", model="grammar-4l", prompt=PROMPT, **more)
 
 
-def code_of(at: AppTest) -> str:
-    return next(item.value for item in at.code if "load_model" in item.value)
-
-
 def linked(at: AppTest) -> list[str]:
     return [item.proto.query_string for item in at.get("page_link")]
 
 
-def test_a_hook_point_on_a_prompt(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hook_point_on_a_prompt(model: Any) -> None:
     at = opened(hook=NEURONS, coordinate="31")
     found = activations.values(model, PROMPT, NEURONS)
     assert found.summary() in texts(at)
@@ -55,8 +51,7 @@ def test_a_hook_point_on_a_prompt(model: Any, capsys: pytest.CaptureFixture[str]
     assert any("neuron+2.31" in link or "neuron%202.31" in link for link in linked(at))
     frame = next(item.value for item in at.dataframe if "norm" in item.value)
     np.testing.assert_allclose(frame["norm"], found.norm)
-    exec(compile(code_of(at), "the page's code", "exec"), {})  # noqa: S102 - what the page shows must run
-    assert capsys.readouterr().out.strip() == found.summary()
+    assert printed(code_of(at)).strip() == found.summary()
 
 
 def test_a_click_on_the_map_chooses_the_coordinate(model: Any) -> None:
@@ -72,14 +67,13 @@ def test_a_click_on_the_map_chooses_the_coordinate(model: Any) -> None:
     assert at.query_params["coordinate"] == str(part.coordinates[3])
 
 
-def test_over_a_corpus(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_over_a_corpus(model: Any) -> None:
     at = opened(hook="blocks.1.hook_resid_post", section="Over a corpus")
     seen, _ = Corpus.bundled(model).split(0.7)
     found = activations.distribution(model, seen, "blocks.1.hook_resid_post")
     assert found.summary() in texts(at)
     assert any("resid_post" in link for link in linked(at))
-    exec(compile(code_of(at), "the page's code", "exec"), {})  # noqa: S102 - what the page shows must run
-    assert capsys.readouterr().out.strip() == found.summary()
+    assert printed(code_of(at)).strip() == found.summary()
 
 
 @pytest.mark.parametrize("of", ["the prompt", "a corpus"])
@@ -140,9 +134,7 @@ class TestDirectionOnTheUnitPage:
         at = settled(button(at, "Make it").click().run())
         assert "outside the vocabulary" in at.error[0].value
 
-    def test_its_whole_range_and_the_code_that_reproduces_it(
-        self, model: Any, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_its_whole_range_and_the_code_that_reproduces_it(self, model: Any) -> None:
         name, vectors = self.made(model)
         at = visit(
             "unit", model="grammar-4l", unit="direction 2.0", dictionary=name, section="Range"
@@ -152,8 +144,7 @@ class TestDirectionOnTheUnitPage:
         view = features.view_unit(model, seen, scan, "direction 2.0", directions=vectors)
         assert view.summary() in texts(at)
         assert "the others that were scanned with it are random" in texts(at)
-        exec(compile(code_of(at), "the page's code", "exec"), {})  # noqa: S102 - what the page shows must run
-        assert view.summary() in capsys.readouterr().out
+        assert view.summary() in printed(code_of(at))
 
     def test_a_note_about_it(self, model: Any) -> None:
         name, vectors = self.made(model)

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 import workbench
 from analyses import attention
 from analyses.attention import patterns
-from tests.test_pages import button, settled, texts, visit
+from tests.visiting import button, code_of, printed, settled, texts, visit
 from workbench.core import runs
 from workbench.core.models import card
 from workbench.ui import attention_grid
@@ -34,10 +34,6 @@ def opened(**query: str) -> AppTest:
     at = visit("attention", model=MODEL, **query)
     assert not at.error
     return at
-
-
-def code_of(at: AppTest) -> str:
-    return next(item.value for item in at.code if "load_model" in item.value)
 
 
 def test_it_opens_with_labels_and_shows_a_labelled_head(model: Any) -> None:
@@ -86,7 +82,7 @@ def test_a_click_on_a_head_chooses_it(model: Any) -> None:
 
 
 def test_what_the_model_needs_is_asked_after_a_click_and_the_code_says_the_same(
-    model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = attention.verify_heads
     monkeypatch.setattr(attention, "verify_heads", functools.partial(plain, n_random=5, rows=4))
@@ -98,10 +94,9 @@ def test_what_the_model_needs_is_asked_after_a_click_and_the_code_says_the_same(
     found = attention.verify_heads(model, scores, name=name)
     assert found.summary() in texts(at)
     script = code_of(at).replace(".show()", "")
-    exec(compile(script, "the page's code", "exec"), {})  # noqa: S102 - what the page shows must run
-    printed = capsys.readouterr().out
-    assert scores.summary() in printed
-    assert found.summary() in printed
+    said = printed(script)
+    assert scores.summary() in said
+    assert found.summary() in said
 
 
 def test_a_model_without_room_for_a_repeat_says_so() -> None:

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from analyses import attribution, circuits
 from analyses.circuits import measuring
-from tests.test_pages import PATIENCE, button, run_in, settled, texts, visit
+from tests.visiting import PATIENCE, button, run_in, settled, texts, visit
 from workbench import ContrastPairs
 from workbench.core import plots, runs
 from workbench.core.engine import decoder

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import neuron_clusters as clusters
-from tests.test_pages import button, settled, texts, visit
+from tests.visiting import button, code_of, settled, texts, visit
 from workbench.core import runs
 
 NETWORK = "mnist1d-mlp"
@@ -24,10 +24,6 @@ def _fresh() -> None:
 
 def opened(section: str = "One concept", **more: str) -> AppTest:
     return visit("clusters", of=OF, network=NETWORK, section=section, **more)
-
-
-def code_of(at: AppTest) -> str:
-    return next(item.value for item in at.code if "neuron_clusters" in item.value)
 
 
 def clicked(at: AppTest, label: str) -> AppTest:
@@ -52,7 +48,7 @@ def test_a_concept_of_a_network_from_the_map_to_the_ablation() -> None:
     code = code_of(at)
     assert "clusters.verify(network, concept, units)" in code
     library: dict[str, Any] = {}
-    exec(compile(code, "the page's code", "exec"), library)  # noqa: S102 - what it shows must run
+    exec(compile(code, "the page's code", "exec"), library)  # what it shows must run
     place = library["place"]
     assert place.summary() in shown
     assert place.verdict.capitalize() in headings

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import contributions
-from tests.test_pages import button, settled, texts, visit
+from tests.visiting import button, code_of, printed, settled, texts, visit
 from workbench.ui import graphs
 
 STORE = "When Mary and John went to the store, John gave a drink to"
@@ -34,17 +32,6 @@ def opened(**query: str) -> AppTest:
     return visit("contributions", model="grammar-4l", prompt=STORE, **query)
 
 
-def script_of(at: AppTest) -> str:
-    return next(item.value for item in at.code if "load_model" in item.value)
-
-
-def printed(script: str) -> str:
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        exec(compile(script, "the page's code", "exec"), {})  # noqa: S102 - what the page shows
-    return said.getvalue()
-
-
 def written_in(at: AppTest, key: str) -> Any:
     return next(item for item in at.text_input if item.key == key)
 
@@ -55,7 +42,7 @@ def test_the_first_view_says_what_the_library_says_and_its_code_prints_it(
     at = opened()
     said = texts(at)
     assert graph.summary() in said
-    lines = printed(script_of(at)).splitlines()
+    lines = printed(code_of(at)).splitlines()
     assert len(lines) == 4
     for line in lines:
         assert line in said
@@ -139,7 +126,7 @@ def test_parts_are_swapped_with_a_corrupted_prompt_of_the_same_length() -> None:
     said = texts(at)
     assert found.summary() in said
     assert graph.summary(measure="update") in said
-    assert found.summary() in printed(script_of(at))
+    assert found.summary() in printed(code_of(at))
     settled(written_in(at, "corrupted").set_value("Mary and John").run())
     assert "the corrupted prompt has" in at.error[0].value
     assert "Taking out" not in texts(at)

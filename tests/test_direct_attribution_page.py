@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import direct_attribution
-from tests.test_pages import button, settled, texts, visit
+from tests.visiting import button, code_of, printed, settled, texts, visit
 from workbench import ContrastPairs
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -25,18 +23,6 @@ def model() -> Any:
 
 def opened(**query: str) -> AppTest:
     return visit("direct_attribution", model="grammar-4l", **query)
-
-
-def code_of(at: AppTest) -> str:
-    return next(item.value for item in at.code if "load_model" in item.value)
-
-
-def printed(script: str) -> str:
-    """What the page's code prints; it must run as it stands."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(compile(script, "the page's code", "exec"), {})  # noqa: S102
-    return out.getvalue()
 
 
 def labels(at: AppTest) -> list[str]:

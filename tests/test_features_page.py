@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import feature_visualization as features
-from tests.test_pages import settled, texts, visit
+from tests.visiting import settled, texts, visit
 from workbench import Corpus
 from workbench.core import runs
 from workbench.core.prompts import corpus as corpora

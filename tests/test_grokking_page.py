@@ -19,7 +19,7 @@ from streamlit.testing.v1 import AppTest
 
 from analyses import grokking
 from analyses.grokking import changes, circuit, curves, drops, tracking
-from tests.test_pages import PATIENCE, ROOT, button, run_in, settled, texts, visit
+from tests.visiting import PATIENCE, ROOT, button, run_in, settled, texts, visit
 from workbench.core import runs
 from workbench.core.modular import run as training_runs
 from workbench.ui import jobs, subject, trainings

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from analyses import feature_visualization as features
 from analyses.feature_visualization.inputs import Target
-from tests.test_pages import settled, texts, visit
+from tests.visiting import code_of, printed, settled, texts, visit
 from workbench.core.networks import examples, sources
 
 NETWORK, HOOK = "mnist1d-mlp", "layer1.hook_out"
@@ -27,10 +27,6 @@ def opened(section: str, **more: str) -> AppTest:
     return visit("inputs", **query)
 
 
-def code_of(at: AppTest) -> str:
-    return next(item.value for item in at.code if "load_network" in item.value)
-
-
 def test_one_channel_is_what_the_library_finds_and_its_code_runs() -> None:
     at = opened("One channel")
     network, (data, _) = sources.load_network(NETWORK), examples.held_out(NETWORK, 600)
@@ -39,7 +35,7 @@ def test_one_channel_is_what_the_library_finds_and_its_code_runs() -> None:
     against = features.compare_input_with_data(network, unit, found, data)
     assert found.summary() in texts(at)
     assert against.summary() in texts(at)
-    exec(compile(code_of(at), "the page's code", "exec"), {})  # noqa: S102 - what it shows must run
+    printed(code_of(at))
 
 
 def test_its_picture_grows_while_it_is_searched_for() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import workbench
 from analyses import contributions, direct_attribution
-from tests.test_pages import texts, visit
+from tests.visiting import texts, visit
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 ASKED = {"model": "grammar-4l", "prompt": PROMPT, "answer": " Mary", "wrong": " John"}
@@ -25,7 +25,7 @@ def test_one_prompt_in_one_place_and_its_code() -> None:
     assert {str(unit).replace(".", r"\.") for unit in units} <= set(linked)
     assert {"Logit lens", "Attention", "Contributions", "Activations"} <= set(linked)
     library: dict[str, Any] = {}
-    exec(compile(at.code[-1].value, "the page's code", "exec"), library)  # noqa: S102 - it must run
+    exec(compile(at.code[-1].value, "the page's code", "exec"), library)  # it must run
     assert library["parts"].summary() == parts.summary()
     assert contributions.trace(model, PROMPT).summary()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import logit_lens
-from tests.test_pages import button, settled, texts, visit
+from tests.visiting import button, code_of, printed, settled, texts, visit
 from workbench import Corpus
 from workbench.core import runs
 from workbench.core.engine import continuation
@@ -47,18 +45,6 @@ def opened(**query: str) -> AppTest:
 
 def ids(model: Any, *words: str) -> list[int]:
     return [Prompt.of(model, PROMPT).answer(model, word) for word in words]
-
-
-def code_of(at: AppTest) -> str:
-    return next(item.value for item in at.code if "load_model" in item.value)
-
-
-def printed(script: str) -> str:
-    """What the page's code prints; it must run as it stands."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(compile(script, "the page's code", "exec"), {})  # noqa: S102
-    return out.getvalue()
 
 
 def test_it_says_what_the_library_says_and_its_code_prints_it(model: Any) -> None:

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +18,11 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import activation_patching
+from tests.visiting import PATIENCE, ROOT, button, run_in, settled, texts, visit
 from workbench import ContrastPairs
 from workbench.core import runs
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "pages").glob("*.py"))
-PATIENCE = 120.0
-
-
-def visit(page: str, **query: str) -> AppTest:
-    """Open a page of the app with an address, and wait until nothing is loading."""
-    at = AppTest.from_file(str(ROOT / "workbench" / "app.py"), default_timeout=PATIENCE)
-    for name, value in query.items():
-        at.query_params[name] = value
-    at.switch_page(f"../pages/{page}.py")
-    return settled(at.run())
-
-
-def settled(at: AppTest) -> AppTest:
-    """Rerun until no job is in progress: the browser's polling, by hand."""
-    deadline = time.monotonic() + PATIENCE
-    while any(button.label == "Cancel" for button in at.button):
-        assert time.monotonic() < deadline, "the page is still busy"
-        time.sleep(0.1)
-        at.run()
-    assert not at.exception, at.exception[0].value
-    return at
-
-
-def run_in(at: AppTest) -> str:
-    """The run that stands in a page's address."""
-    value = at.query_params["run"]
-    return value if isinstance(value, str) else value[0]
-
-
-def button(at: AppTest, label: str) -> Any:
-    return next(item for item in at.button if item.label.startswith(label))
-
-
-def texts(at: AppTest) -> str:
-    """Everything that the page says, with Markdown's escapes taken out."""
-    kinds = (at.title, at.subheader, at.markdown, at.caption, at.info, at.warning, at.error)
-    said = "\n".join(str(element.value) for kind in kinds for element in kind)
-    return re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", said)
 
 
 def run_patching(**query: str) -> AppTest:

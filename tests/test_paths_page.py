@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import path_patching
-from tests.test_pages import PATIENCE, ROOT, button, run_in, settled, texts, visit
+from tests.visiting import PATIENCE, ROOT, button, run_in, settled, texts, visit
 from workbench import ContrastPairs
 from workbench.core import runs
 

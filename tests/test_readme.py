@@ -64,7 +64,7 @@ def test_the_script_about_one_prompt_says_what_is_told_of_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shown: dict[str, Any] = {}
-    exec(compile(blocks("python")[3], "the script", "exec"), shown)  # noqa: S102 - what is shown runs
+    exec(compile(blocks("python")[3], "the script", "exec"), shown)  # what is shown runs
     said = capsys.readouterr().out
     assert "which is at the top from layer 1 on" in said
     assert "gives 9.415 for the logit of 'Mary' less that of 'John'" in said

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 import workbench
 from analyses import grokking, weights
 from analyses.weights import composing, spectra
-from tests.test_pages import button, settled, texts, visit
+from tests.visiting import button, code_of, printed, settled, texts, visit
 
 GRAMMAR, MODADD = "grammar-4l", "modadd-113"
 
@@ -28,20 +26,11 @@ def opened(section: str, model: str = GRAMMAR, **query: str) -> AppTest:
     return visit("weights", model=model, section=section, **query)
 
 
-def printed(at: AppTest) -> str:
-    """What the code that the page shows prints."""
-    (script,) = [item.value for item in at.code if "from analyses import" in item.value]
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        exec(compile(script, "the page's code", "exec"), {})  # noqa: S102
-    return said.getvalue()
-
-
 def says(at: AppTest, *results: Any) -> None:
     """The page says it, and so does its code, in this order."""
     for result in results:
         assert result.summary() in texts(at)
-    assert printed(at) == "".join(f"{result.summary()}\n" for result in results)
+    assert printed(code_of(at)) == "".join(f"{result.summary()}\n" for result in results)
 
 
 @pytest.fixture(scope="module")

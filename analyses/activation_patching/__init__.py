@@ -51,7 +51,7 @@ from analyses.activation_patching.measuring import (
     parameters,
     patch,
 )
-from analyses.activation_patching.result import DISCOVERIES, Grid, PatchingResult
+from analyses.activation_patching.result import Grid, PatchingResult
 from analyses.activation_patching.units import mark_of
 
 __all__ = [
@@ -60,7 +60,6 @@ __all__ = [
     "COMPARISON",
     "DEFAULT_BOOTSTRAP",
     "DIRECTIONS",
-    "DISCOVERIES",
     "INTERVENTIONS",
     "POSITIONS",
     "SITES",

@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from workbench.core import plots, results
 from workbench.core.engine import cells, interventions, metrics, preflight, sites
+from workbench.core.evidence import SURE
 from workbench.core.prompts.pairs import ContrastPairs
 
 # False-discovery rate of "more than chance" where none is asked for.
-DISCOVERIES = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,10 +306,10 @@ class PatchingResult(results.Result):
             return " ".join([*lines, "Patching changes nothing anywhere, to the bit."])
         lines.append(f"Strongest ({self.unit}): {'; '.join(best)}. {how_sure.capitalize()}.")
         if n > 1:
-            found = int((self.adjusted_p <= DISCOVERIES).sum())
+            found = int((self.adjusted_p <= SURE).sum())
             lines.append(
                 f"{found} of {self.adjusted_p.size} cells change more than chance (sign flips over "
-                f"prompts, false-discovery rate {DISCOVERIES:.0%})."
+                f"prompts, false-discovery rate {SURE:.0%})."
             )
         return " ".join(lines)
 

@@ -31,6 +31,7 @@ from jaxtyping import Float
 from analyses.activations import layout as layouts
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 from workbench.core.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ UPDATES = ("attention", "MLP")
 _HOOKS = ("hook_attn_out", "hook_mlp_out")
 # Update and stream must add up to the next stream to this share of its size.
 _ADDS_UP = 1e-3
-_SURE = 0.05
 _RESAMPLES = 1000
 
 
@@ -209,11 +209,11 @@ class StreamGeometry(results.Result):
         ]
         looked_at = np.isfinite(self.turn_p)
         if looked_at.any():
-            against = int(((self.turn_p <= _SURE) & (self.turn < 0) & looked_at).sum())
-            along = int(((self.turn_p <= _SURE) & (self.turn > 0) & looked_at).sum())
+            against = int(((self.turn_p <= SURE) & (self.turn < 0) & looked_at).sum())
+            along = int(((self.turn_p <= SURE) & (self.turn > 0) & looked_at).sum())
             parts.append(
                 f"Of {int(looked_at.sum())} updates, {along} point along the stream and {against} "
-                f"against it beyond chance (adjusted p at most {_SURE}, sign flips over rows)."
+                f"against it beyond chance (adjusted p at most {SURE}, sign flips over rows)."
             )
         parts.append(
             f"Streams at random positions have a mean cosine of {self.anisotropy[last]:.3f} in the "
@@ -273,7 +273,7 @@ def stream(
         parameters: dict[str, Any] = {"corpus": given.fingerprint, "rows": rows}
     else:
         prompt = Prompt.of(model, given)
-        if len(prompt) < 2:  # noqa: PLR2004
+        if len(prompt) == 1:
             raise ValueError("the prompt has one token: expected two, as the first one is left out")
         texts, source = [list(prompt.ids)], f"a prompt of {len(prompt)} tokens"
         parameters = {"prompt": list(prompt.ids)}

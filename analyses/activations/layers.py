@@ -103,7 +103,7 @@ class OutlierDimensions(results.Result):
     def summary(self) -> str:
         """How many coordinates, which, and what random directions give."""
         found = self.found
-        named = f" ({', '.join(map(str, found[:5]))}{' …' if len(found) > 5 else ''})"  # noqa: PLR2004
+        named = f" ({outliers.listed(found)})"
         chance = max((int(one.null_count.max(initial=0)) for one in self.layers), default=0)
         reach = max((float(one.null.max(initial=0.0)) for one in self.layers), default=0.0)
         return (

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,10 +31,24 @@ ROUNDS = 99
 # Fewer coordinates than this have no scale to stand out from.
 FEW = 8
 _NORMAL = 1.4826
+# Coordinates that are named one by one.
+_NAMED = 5
 # Log sizes that differ by less differ by rounding.
 _ALIKE = 1e-6
 # Random directions of a round at the most, and random numbers that are held at once.
 _DIRECTIONS, _AT_ONCE = 2048, 20_000_000
+
+
+def listed(found: Sequence[object]) -> str:
+    """Name the first few coordinates.
+
+    Args:
+        found: All of them.
+
+    Returns:
+        Their names, and a sign that there are more.
+    """
+    return ", ".join(map(str, found[:_NAMED])) + (" …" if len(found) > _NAMED else "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -243,12 +243,11 @@ class ActivationDistribution(results.Result):
         found = [self.layout.label(int(one)) for one in out.found]
         if len(self.mean) < outliers.FEW:
             return [f"{len(self.mean)} coordinates a token: too few to say which stand out."]
-        listed = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")  # noqa: PLR2004
         one, many = ("coordinate stands", "coordinates stand")
         parts = [
             f"{len(found)} {one if len(found) == 1 else many} out in size by more than "
             f"{outliers.BEYOND:g} robust standard deviations in both halves of the rows"
-            + (f" ({listed})" if found else "")
+            + (f" ({outliers.listed(found)})" if found else "")
             + f"; of as many random directions at most {int(out.null_count.max(initial=0))} do in "
             f"{len(out.null)} rounds, the furthest {out.null.max(initial=0.0):.2f} (p = "
             f"{out.p_value:.2g}).",

@@ -24,9 +24,10 @@ import torch
 from jaxtyping import Bool, Float
 
 from analyses.attention import chance, scoring, sequences
-from analyses.attention.head_scores import SURE, Head
+from analyses.attention.head_scores import Head
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running, sites
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -35,7 +36,6 @@ ANALYSIS = "attention.repeat_carriers"
 Tensor = torch.Tensor
 # Share of what the repeat is worth that makes a head a carrier.
 LEAST_SHARE = 0.1
-_LEAST_ROWS = 16
 _SPOKEN = 12
 
 
@@ -191,11 +191,7 @@ def repeat_carriers(
             no room for a repeat.
     """
     started = time.perf_counter()
-    if rows < _LEAST_ROWS or rounds < 1 or not 0 < least <= 1:
-        raise ValueError(
-            f"rows = {rows}, rounds = {rounds}, least = {least}; expected at least {_LEAST_ROWS} "
-            "rows, at least one round, and a share above 0 and up to 1"
-        )
+    asked = scoring.checked(rows=rows, length=length, tokens=tokens, least=least, rounds=rounds)
     report = progress or running.no_progress
     drawn = sequences.drawn(model, rows=rows, length=length, tokens=tokens, seed=seed)
     if not drawn.length:
@@ -210,13 +206,7 @@ def repeat_carriers(
         provenance=results.provenance(
             model,
             analysis=ANALYSIS,
-            parameters={
-                "rows": rows,
-                "length": length,
-                "tokens": None if tokens is None else sorted(set(tokens)),
-                "least": least,
-                "rounds": rounds,
-            },
+            parameters=asked,
             seed=seed,
             wall_time=time.perf_counter() - started,
         ),

@@ -12,13 +12,14 @@ import plotly.graph_objects as go
 from jaxtyping import Bool, Float, Float32
 
 from workbench.core import evidence, plots, results
+from workbench.core.evidence import SURE
 
 PREVIOUS, CURRENT, FIRST = "previous token", "current token", "first position"
 # Scores that depend on the place alone; all others on what stands there.
 BY_PLACE = (PREVIOUS, CURRENT, FIRST)
 DUPLICATE, INDUCTION = "duplicate token", "induction"
 # Smallest excess over the null that makes a label, and the corrected p that it needs besides.
-LEAST, SURE = 0.3, 0.05
+LEAST = 0.3
 _SPOKEN = 12
 Head = tuple[int, int]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -52,6 +52,38 @@ _RESAMPLES = 2000
 _WORTH_AN_INTERVAL = 1 / 3
 
 
+def checked(
+    *, rows: int, length: int | None, tokens: Sequence[int] | None, least: float | int, rounds: int
+) -> dict[str, Any]:
+    """Check what repeated random sequences are asked for, and how sure a finding must be.
+
+    Args:
+        rows: Sequences.
+        length: Of each half.
+        tokens: Vocabulary to draw from.
+        least: Smallest share that counts as a finding.
+        rounds: Of the null.
+
+    Returns:
+        The parameters, as provenance keeps them.
+
+    Raises:
+        ValueError: If a number is impossible.
+    """
+    if rows < _LEAST_ROWS or rounds < 1 or not 0 < least <= 1:
+        raise ValueError(
+            f"rows = {rows}, rounds = {rounds}, least = {least}; expected at least {_LEAST_ROWS} "
+            "rows, at least one round, and a share above 0 and up to 1"
+        )
+    return {
+        "rows": rows,
+        "length": length,
+        "tokens": None if tokens is None else sorted(set(tokens)),
+        "least": least,
+        "rounds": rounds,
+    }
+
+
 def score_heads(
     model: TransformerBridge,
     *,
@@ -85,11 +117,7 @@ def score_heads(
         ValueError: If a number is impossible, or a token is outside the vocabulary.
     """
     started = time.perf_counter()
-    if rows < _LEAST_ROWS or rounds < 1 or not 0 < least <= 1:
-        raise ValueError(
-            f"rows = {rows}, rounds = {rounds}, least = {least}; expected at least {_LEAST_ROWS} "
-            "rows, at least one round, and a share above 0 and up to 1"
-        )
+    asked = checked(rows=rows, length=length, tokens=tokens, least=least, rounds=rounds)
     report = progress or running.no_progress
     drawn = sequences.drawn(model, rows=rows, length=length, tokens=tokens, seed=seed)
     names, reasons = _measurable(drawn)
@@ -108,13 +136,7 @@ def score_heads(
         provenance=results.provenance(
             model,
             analysis=ANALYSIS,
-            parameters={
-                "rows": rows,
-                "length": length,
-                "tokens": None if tokens is None else sorted(set(tokens)),
-                "least": least,
-                "rounds": rounds,
-            },
+            parameters=asked,
             seed=seed,
             wall_time=time.perf_counter() - started,
         ),

@@ -28,13 +28,13 @@ from analyses.attention import scoring, sequences
 from analyses.attention.head_scores import (
     BY_PLACE,
     INDUCTION,
-    SURE,
     Head,
     HeadScores,
 )
 from workbench.core import evidence, plots, results
 from workbench.core.engine import decoder as parts
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

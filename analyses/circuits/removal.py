@@ -42,6 +42,7 @@ from jaxtyping import Bool, Float
 from analyses.circuits import evaluation, measuring
 from workbench.core import evidence, plots, results
 from workbench.core.engine import graph, metrics, running
+from workbench.core.evidence import SURE
 from workbench.core.prompts.pairs import ContrastPairs
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 # Nodes that each greedy step chooses from.
 _GREEDY_CHOICES = 10
-_DISCOVERIES = 0.05
 _SEPARATE = "+"
 
 Mask = Bool[np.ndarray, "sender receiver"]
@@ -213,7 +213,7 @@ class Minimality(results.Result):
             label_title="node",
         )
         if self.null.size:
-            level = float(np.quantile(self.null, 1 - _DISCOVERIES))
+            level = float(np.quantile(self.null, 1 - SURE))
             text = "95 % of random nodes"
             line = {"dash": "dash", "color": plots.COLOURS[-1]}
             figure.add_hline(y=level, line=line, annotation_text=text)
@@ -230,11 +230,11 @@ class Minimality(results.Result):
         )
         if not self.null.size:
             return f"{text} Every node is in the circuit, so there is nothing to compare with."
-        found = int((self.adjusted_p <= _DISCOVERIES).sum())
+        found = int((self.adjusted_p <= SURE).sum())
         return (
             f"{text} {found} matter more than random nodes put into the circuit (mean "
             f"{self.null.mean():.3f}, {self.null.size} draws, false-discovery rate "
-            f"{_DISCOVERIES:.0%})."
+            f"{SURE:.0%})."
         )
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from analyses.contributions import effects, graph, naming, parts, runs
 from workbench.core import plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 from workbench.core.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class ShareAgreement(results.Result):
                 f"The graph has {self.available} edges of heads and MLPs: too few to say whether "
                 "shares and exact effects agree."
             )
-        sure = self.p_value <= 0.05  # noqa: PLR2004
+        sure = self.p_value <= SURE
         verdict = (
             "more than chance"
             if sure and self.rank_correlation > 0
@@ -151,7 +152,9 @@ def agreement(
     values = traced.values(measure)
     if edges < 1:
         raise ValueError(f"edges = {edges}; expected at least one")
-    asked = runs.Asked.of(model, traced.prompt, answer, wrong, corrupted, traced.target)
+    asked = runs.Asked.of(
+        model, traced.prompt, answer, wrong=wrong, corrupted=corrupted, target=traced.target
+    )
     compared = [naming.KINDS.index(kind) for kind in (naming.HEAD, naming.MLP)]
     available = np.flatnonzero(np.isin(traced.kinds, compared))
     random = np.random.default_rng(seed)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,12 +67,13 @@ def draw(
         The figure; its last trace has a marker for each edge and then for each node, with their
         index, edges first, as custom data.
     """
-    curves = _curves(edges, steps)
     places = np.array([(node.position, layout.state(node)) for node in nodes], dtype=float)
     kind = go.Scattergl if len(edges) > _MOST_SVG else go.Scatter
-    figure = go.Figure(_lines(edges, shares, curves, kind))
-    _mark(figure, selected, edges, nodes, curves, places)
-    figure.add_trace(_markers(edges, shares, nodes, curves, places, tokens, kind))
+    scene = _Scene(edges, shares, nodes, tokens, _curves(edges, steps), places, kind)
+    figure = go.Figure(scene.lines())
+    if selected is not None:
+        figure.add_traces(scene.mark(selected))
+    figure.add_trace(scene.markers())
     _lay_out(figure, places, layout, tokens)
     return figure
 
@@ -119,105 +121,100 @@ def _curves(edges: Sequence[naming.Edge], steps: np.ndarray) -> Float[np.ndarray
     return curves
 
 
-def _lines(
-    edges: Sequence[naming.Edge], shares: np.ndarray, curves: np.ndarray, kind: Any
-) -> list[Any]:
-    widths = np.ceil(np.abs(shares) * _WIDTHS).clip(1, _WIDTHS)
-    styles = np.array(
-        [style(edge, share) for edge, share in zip(edges, shares.tolist(), strict=True)]
-    )
-    gap = np.full((1, 2), np.nan)
-    traces: list[Any] = []
-    for name, colour in STYLES.items():
-        shown = False
-        for width in range(1, _WIDTHS + 1):
-            chosen = np.flatnonzero((styles == name) & (widths == width))
-            if not chosen.size:
-                continue
-            points = np.concatenate([np.concatenate([curves[i], gap]) for i in chosen])
-            traces.append(
-                kind(
-                    x=points[:, 0],
-                    y=points[:, 1],
-                    mode="lines",
-                    line={"color": colour, "width": 1 + 0.8 * width},
-                    opacity=0.35 + 0.6 * width / _WIDTHS,
-                    name=name,
-                    legendgroup=name,
-                    showlegend=not shown,
-                    hoverinfo="skip",
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Scene:
+    """What is drawn, and where."""
+
+    edges: Sequence[naming.Edge]
+    shares: Float[np.ndarray, " edge"]
+    nodes: Sequence[naming.Node]
+    tokens: Sequence[str]
+    curves: Float[np.ndarray, "edge point 2"]
+    places: Float[np.ndarray, "node 2"]
+    kind: Any
+
+    def styles(self) -> list[str]:
+        """The kind that each edge is drawn as."""
+        pairs = zip(self.edges, self.shares.tolist(), strict=True)
+        return [style(edge, share) for edge, share in pairs]
+
+    def lines(self) -> list[Any]:
+        """A trace for each style and width of edges."""
+        widths = np.ceil(np.abs(self.shares) * _WIDTHS).clip(1, _WIDTHS)
+        styles = np.array(self.styles())
+        gap = np.full((1, 2), np.nan)
+        traces: list[Any] = []
+        for name, colour in STYLES.items():
+            shown = False
+            for width in range(1, _WIDTHS + 1):
+                chosen = np.flatnonzero((styles == name) & (widths == width))
+                if not chosen.size:
+                    continue
+                points = np.concatenate([np.concatenate([self.curves[i], gap]) for i in chosen])
+                traces.append(
+                    self.kind(
+                        x=points[:, 0],
+                        y=points[:, 1],
+                        mode="lines",
+                        line={"color": colour, "width": 1 + 0.8 * width},
+                        opacity=0.35 + 0.6 * width / _WIDTHS,
+                        name=name,
+                        legendgroup=name,
+                        showlegend=not shown,
+                        hoverinfo="skip",
+                    )
                 )
-            )
-            shown = True
-    return traces
+                shown = True
+        return traces
 
-
-def _mark(  # noqa: PLR0913, PLR0917 -- all that is drawn, to find one of it
-    figure: go.Figure,
-    selected: naming.Edge | naming.Node | None,
-    edges: Sequence[naming.Edge],
-    nodes: Sequence[naming.Node],
-    curves: np.ndarray,
-    places: np.ndarray,
-) -> None:
-    """Draw the selected edge or node twice, dark within light, so that it shows on every colour."""
-    found: np.ndarray | None = None
-    if isinstance(selected, naming.Edge) and selected in edges:
-        found = curves[list(edges).index(selected)]
-    if isinstance(selected, naming.Node) and selected in nodes:
-        found = places[[list(nodes).index(selected)]]
-    if found is None:
-        return
-    is_edge = len(found) > 1
-    for colour, wide in zip(_SELECTED, (True, False), strict=True):
-        figure.add_trace(
+    def mark(self, selected: naming.Edge | naming.Node) -> list[Any]:
+        """An edge or node drawn twice, dark within light, so that it shows on every colour."""
+        if isinstance(selected, naming.Edge) and selected in self.edges:
+            found = self.curves[list(self.edges).index(selected)]
+        elif isinstance(selected, naming.Node) and selected in self.nodes:
+            found = self.places[[list(self.nodes).index(selected)]]
+        else:
+            return []
+        return [
             go.Scatter(
                 x=found[:, 0],
                 y=found[:, 1],
-                mode="lines" if is_edge else "markers",
+                mode="lines" if len(found) > 1 else "markers",
                 line={"color": colour, "width": 8 if wide else 4},
                 marker={"color": colour, "size": 20 if wide else 16},
                 hoverinfo="skip",
                 showlegend=False,
             )
+            for colour, wide in zip(_SELECTED, (True, False), strict=True)
+        ]
+
+    def markers(self) -> Any:
+        """A marker on each edge and on each node."""
+        edges, nodes, tokens = self.edges, self.nodes, self.tokens
+        turns = [edge.head % len(_MARKED) if edge.kind == naming.HEAD else 0 for edge in edges]
+        marked = np.array(_MARKED)[np.array(turns, dtype=int)]
+        at = np.concatenate([self.curves[np.arange(len(edges)), marked], self.places])
+        pairs = zip(edges, self.shares.tolist(), strict=True)
+        texts = [f"{_told(edge, tokens)}<br><b>{_number(edge, share)}</b>" for edge, share in pairs]
+        told = [f"{node}<br>{_token(tokens, node.position)}" for node in nodes]
+        return self.kind(
+            x=at[:, 0],
+            y=at[:, 1],
+            mode="markers",
+            marker={
+                "size": [7] * len(edges) + [10] * len(nodes),
+                "color": [*(STYLES[name] for name in self.styles()), *["#5b6470"] * len(nodes)],
+                "symbol": ["circle"] * len(edges) + ["square"] * len(nodes),
+                "line": {"color": "#ffffff", "width": 1},
+            },
+            # What is clicked is marked by a line of its own: the others do not fade.
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+            customdata=list(range(len(edges) + len(nodes))),
+            text=[*texts, *told],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
         )
-
-
-def _markers(  # noqa: PLR0913, PLR0917 -- all that is drawn
-    edges: Sequence[naming.Edge],
-    shares: np.ndarray,
-    nodes: Sequence[naming.Node],
-    curves: np.ndarray,
-    places: np.ndarray,
-    tokens: Sequence[str],
-    kind: Any,
-) -> Any:
-    """A marker on each edge and on each node."""
-    turns = [edge.head % len(_MARKED) if edge.kind == naming.HEAD else 0 for edge in edges]
-    marked = np.array(_MARKED)[np.array(turns, dtype=int)]
-    at = np.concatenate([curves[np.arange(len(edges)), marked], places])
-    pairs = list(zip(edges, shares.tolist(), strict=True))
-    colours = [STYLES[style(edge, share)] for edge, share in pairs]
-    texts = [f"{_told(edge, tokens)}<br><b>{_number(edge, share)}</b>" for edge, share in pairs]
-    told = [f"{node}<br>{_token(tokens, node.position)}" for node in nodes]
-    return kind(
-        x=at[:, 0],
-        y=at[:, 1],
-        mode="markers",
-        marker={
-            "size": [7] * len(edges) + [10] * len(nodes),
-            "color": [*colours, *["#5b6470"] * len(nodes)],
-            "symbol": ["circle"] * len(edges) + ["square"] * len(nodes),
-            "line": {"color": "#ffffff", "width": 1},
-        },
-        # What is clicked is marked by a line of its own: the others do not fade.
-        selected={"marker": {"opacity": 1}},
-        unselected={"marker": {"opacity": 1}},
-        customdata=list(range(len(edges) + len(nodes))),
-        text=[*texts, *told],
-        hovertemplate="%{text}<extra></extra>",
-        showlegend=False,
-    )
 
 
 def _told(edge: naming.Edge, tokens: Sequence[str]) -> str:

@@ -190,7 +190,7 @@ def edge_effect(
     progress = progress or running.no_progress
     started = time.perf_counter()
     part = naming.edge_or_node(edge)
-    asked = runs.Asked.of(model, prompt, answer, wrong, corrupted, target)
+    asked = runs.Asked.of(model, prompt, answer, wrong=wrong, corrupted=corrupted, target=target)
     if others < 0:
         raise ValueError(f"others = {others}; expected 0 or more")
     kept_out = {naming.Edge.of(other) for other in route}

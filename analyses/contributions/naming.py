@@ -22,6 +22,8 @@ _NODE = re.compile(
     r" at (?P<position>\d+)"
 )
 _LONGEST = 80
+# Steps that are named one by one where a layout is told.
+_SPOKEN = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +65,8 @@ class Edge:
         """
         if isinstance(written, Edge):
             return written
-        found = _EDGE.fullmatch(written) if len(written) <= _LONGEST else None
-        if found is None:
-            raise ValueError(
-                f"{written[:_LONGEST]!r} is no edge; expected for example 'head 1.3 from 4 to 7', "
-                "'mlp 1 at 7' or 'past attn 1 at 7'"
-            )
+        expected = "'head 1.3 from 4 to 7', 'mlp 1 at 7' or 'past attn 1 at 7'"
+        found = _matched(_EDGE, written, "edge", expected)
         if found["kind"] is None:
             numbers = (int(found[name]) for name in ("head_layer", "head", "source", "target"))
             return cls(HEAD, *numbers)
@@ -111,15 +109,17 @@ class Node:
         """
         if isinstance(written, Node):
             return written
-        found = _NODE.fullmatch(written) if len(written) <= _LONGEST else None
-        if found is None:
-            raise ValueError(
-                f"{written[:_LONGEST]!r} is no node; expected for example 'input at 4' or "
-                "'after attn 1 at 7'"
-            )
+        found = _matched(_NODE, written, "node", "'input at 4' or 'after attn 1 at 7'")
         if found["input"] is not None:
             return cls(INPUT, -1, int(found["input"]))
         return cls(found["adds"], int(found["layer"]), int(found["position"]))
+
+
+def _matched(pattern: re.Pattern[str], written: str, kind: str, expected: str) -> re.Match[str]:
+    found = pattern.fullmatch(written) if len(written) <= _LONGEST else None
+    if found is None:
+        raise ValueError(f"{written[:_LONGEST]!r} is no {kind}; expected for example {expected}")
+    return found
 
 
 def edge_or_node(written: Edge | Node | str) -> Edge | Node:
@@ -210,7 +210,7 @@ class Layout:
 
     def _named(self) -> str:
         names = [f"{adds} {layer}" for adds, layer in zip(self.adds, self.layers, strict=True)]
-        some = names if len(names) <= 4 else [*names[:2], "…", names[-1]]  # noqa: PLR2004
+        some = names if len(names) <= _SPOKEN else [*names[:2], "…", names[-1]]
         return ", ".join(some)
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from analyses.contributions import graph, naming, parts
 from workbench.core import evidence, plots, results
+from workbench.core.evidence import SURE
 from workbench.core.prompts import prompt as prompts
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Promoted(results.Result):
         lows = ", ".join(f"{token!r} {logit:+.2f}" for token, logit in self.suppressed[:3])
         chance = (
             "as large in random vectors of its length only at"
-            if self.p_value <= 0.05  # noqa: PLR2004
+            if self.p_value <= SURE
             else "no larger than in random vectors of its length,"
         )
         lines = [

@@ -71,11 +71,12 @@ class Asked:
     corrupted: tuple[Prompt, ...]
 
     @classmethod
-    def of(  # noqa: PLR0917 -- what a caller passes on
+    def of(
         cls,
         model: TransformerBridge,
         prompt: Prompt | str | Sequence[int],
         answer: str | int,
+        *,
         wrong: str | int | None,
         corrupted: Prompt | str | Sequence[int] | None,
         target: int,

@@ -16,6 +16,7 @@ from analyses.direct_attribution import summing
 from workbench.core import evidence, plots, results
 from workbench.core.engine import preflight, running
 from workbench.core.engine.sums import StreamSum
+from workbench.core.evidence import SURE
 from workbench.core.prompts.pairs import ContrastPairs
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 ANALYSIS = "direct_attribution.attribute_pairs"
 # False-discovery rate of "more than chance".
-DISCOVERIES = 0.05
 Tensor = torch.Tensor
 # Tokens of the prompts that go through the model together.
 _TOKENS_AT_ONCE = 2048
@@ -137,9 +137,9 @@ class DirectAttributionOverPairs(results.Result):
             f"difference of {self.difference.mean():.4g} (corrupted prompts, same answers: "
             f"{self.corrupted_difference.mean():.4g}), to which {len(self.names)} parts sum within "
             f"{self.error:.1g}. The largest mean shares, with {level} intervals over prompts: "
-            f"{largest}. {(self.adjusted_p < DISCOVERIES).sum()} parts differ from zero and "
-            f"{(self.moved_p < DISCOVERIES).sum()} from their share in the corrupted prompts at a "
-            f"false-discovery rate of {DISCOVERIES:.0%}; the most by {depends}. These are direct "
+            f"{largest}. {(self.adjusted_p < SURE).sum()} parts differ from zero and "
+            f"{(self.moved_p < SURE).sum()} from their share in the corrupted prompts at a "
+            f"false-discovery rate of {SURE:.0%}; the most by {depends}. These are direct "
             "shares, not effects of removal."
         )
 

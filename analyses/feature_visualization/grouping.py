@@ -36,13 +36,13 @@ from scipy.spatial import distance
 
 from workbench.core import evidence
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 
 # Fewer places are no sample of what a unit fires for.
 FEWEST = 10
 # With fewer groups nothing is separated.
 _SEVERAL = 2
 # More than one group is believed below this p-value.
-SURE = 0.05
 SUBSAMPLE = 0.8
 # Of the places, in clusters that are large enough to count.
 _COUNTED = 0.9

@@ -45,6 +45,7 @@ from analyses.feature_visualization.grouping import Grouping
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running, scan
 from workbench.core.engine import units as families
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -190,11 +191,11 @@ class SeparatedGroups(results.Result):
         elif math.isnan(found.silhouette):
             parts.append("No cut into several groups leaves these large enough to count.")
         else:
-            level = float(np.quantile(found.null, 1 - grouping.SURE))
+            level = float(np.quantile(found.null, 1 - SURE))
             chance = f"at most {level:.2f}" if level > -1 else "none"
             parts.append(
                 f"The best cut into several has a mean silhouette of {found.silhouette:.2f}; "
-                f"{1 - grouping.SURE:.0%} of the draws of one Gaussian group have {chance} (p = "
+                f"{1 - SURE:.0%} of the draws of one Gaussian group have {chance} (p = "
                 f"{found.p_value:.2g})."
             )
         for place, one in enumerate(self.groups, start=1):

@@ -45,6 +45,7 @@ from analyses.feature_visualization import correlation
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running, scan
 from workbench.core.engine import units as families
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -56,7 +57,6 @@ ANALYSIS = "feature_visualization.find_units"
 # Rows that change places among themselves; of a corpus with fewer there is no null.
 _BLOCK = 32
 # A unit is called found below this p-value.
-_SURE = 0.05
 # Correlations of the null are from float32 products.
 _ROUNDING = 1e-4
 # Of the table in words, and of the figure.
@@ -125,7 +125,7 @@ class FoundUnits(results.Result):
             },
             marker={
                 "color": [
-                    plots.COLOURS[0] if p <= _SURE else plots.COLOURS[6] for p in self.p_value[best]
+                    plots.COLOURS[0] if p <= SURE else plots.COLOURS[6] for p in self.p_value[best]
                 ]
             },
             customdata=np.stack([self.difference[best], self.p_value[best]], 1),
@@ -134,7 +134,7 @@ class FoundUnits(results.Result):
         )
         for sign in (1, -1):
             figure.add_hline(
-                y=sign * float(np.quantile(self.null, 1 - _SURE)),
+                y=sign * float(np.quantile(self.null, 1 - SURE)),
                 line={"color": plots.COLOURS[1], "dash": "dot"},
             )
         figure.update_layout(template=plots.TEMPLATE, showlegend=False)
@@ -145,7 +145,7 @@ class FoundUnits(results.Result):
     def summary(self) -> str:
         """The best units with intervals and the null."""
         constant = int(np.isnan(self.correlation).sum())
-        found = int((self.p_value <= _SURE).sum())
+        found = int((self.p_value <= SURE).sum())
         best = ", ".join(
             f"{self.units[i]} ({self.correlation[i]:.2f}, {self.confidence:.0%} interval "
             f"{self.interval[0, i]:.2f} to {self.interval[1, i]:.2f}, p = {self.p_value[i]:.2g})"
@@ -157,9 +157,9 @@ class FoundUnits(results.Result):
             f"{self.corpus} ({self.n_rows:,} rows). Of {len(self.units):,} units of "
             f"{self.provenance.model}, {constant:,} of them constant here, {found:,} "
             f"{'correlates' if found == 1 else 'correlate'} with it beyond chance (p at most "
-            f"{_SURE}, corrected for all units). With the predictions of other rows the largest "
-            f"absolute correlation of any unit is {np.quantile(self.null, 1 - _SURE):.2f} at the "
-            f"{1 - _SURE:.0%} quantile of {len(self.null)} rounds."
+            f"{SURE}, corrected for all units). With the predictions of other rows the largest "
+            f"absolute correlation of any unit is {np.quantile(self.null, 1 - SURE):.2f} at the "
+            f"{1 - SURE:.0%} quantile of {len(self.null)} rounds."
             + (f" Best: {best}." if best else "")
         )
 
@@ -206,11 +206,11 @@ def find_units(
     report = progress or running.no_progress
     read = _families(model, units, layers, directions, dictionary)
     evidence.require_confidence(confidence)
-    fewest = round(1 / _SURE) - 1
+    fewest = round(1 / SURE) - 1
     if resamples < fewest or best < 0:
         raise ValueError(
             f"{resamples} resamples and intervals for {best} units; expected at least {fewest} "
-            f"resamples, or no p-value is as small as {_SURE}, and 0 or more units"
+            f"resamples, or no p-value is as small as {SURE}, and 0 or more units"
         )
     if len(corpus) < _BLOCK:
         raise ValueError(

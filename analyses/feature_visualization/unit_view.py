@@ -29,6 +29,7 @@ from analyses.feature_visualization.triggers import token_triggers
 from workbench.core import plots, results
 from workbench.core.engine import running, scan
 from workbench.core.engine import units as families
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -39,7 +40,7 @@ ANALYSIS = "feature_visualization.view_unit"
 QUANTILES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _ENDS = ("largest", "smallest")
 # What is called more than chance, and how often a token must stand there to be worth a word.
-_SURE, _SEVERAL = 0.05, 3
+_SEVERAL = 3
 # Of an activation that is computed again in another batch, as a fraction of the unit's range.
 _ROUNDING = 1e-4
 
@@ -192,7 +193,7 @@ class UnitView(results.Result):
             f"{self.n_tokens:,} tokens of {self.corpus}, mean {self.mean:.3g}, standard deviation "
             f"{self.standard_deviation:.3g}, largest {largest:.3g}."
         ]
-        sure = [one for one in self.triggers if one.p_value < _SURE and one.count >= _SEVERAL]
+        sure = [one for one in self.triggers if one.p_value < SURE and one.count >= _SEVERAL]
         if sure:
             best = ", ".join(
                 f"{' then '.join(map(repr, one.text))} ({one.count} of {one.places}, "
@@ -206,7 +207,7 @@ class UnitView(results.Result):
             )
         if self.promoted:
             sentence = f"It promotes {', '.join(repr(text) for text, _ in self.promoted[:3])}"
-            beyond = "beyond" if self.output_p_value < _SURE else "not beyond"
+            beyond = "beyond" if self.output_p_value < SURE else "not beyond"
             parts.append(f"{sentence}, {beyond} random vectors (p = {self.output_p_value:.2g}).")
         parts.append(
             f"These are {sum(one.kind == 'largest' for one in self.examples)} of its largest "

@@ -47,6 +47,7 @@ from jaxtyping import Float, Int
 
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 from workbench.core.modular import run, training
 from workbench.core.modular.recipe import Recipe
 from workbench.core.modular.tasks import Task
@@ -680,7 +681,7 @@ def _said(found: Dependence) -> str:
         return f"One value of {found.field} says nothing about its influence."
     what = "ρ" if found.test == "Spearman" else "H"
     numbers = f"{found.test} {what} = {found.statistic:.2f}, permutation p = {found.p_value:.2g}"
-    if found.p_value > 0.05:  # noqa: PLR2004 - the customary level
+    if found.p_value > SURE:
         verdict = f"That grokking time depends on {found.field} is not more than chance"
     elif found.test != "Spearman":
         verdict = f"Grokking time depends on {found.field}"

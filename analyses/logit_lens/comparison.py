@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int
 from analyses.logit_lens import reading, reading_figures, readout, texts
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from workbench.core.prompts.corpus import Corpus
 
 ANALYSIS = "logit_lens.compare"
-_SURE = 0.05
 _TOKENS = 1024
 # Flips of signs behind each p-value.
 _FLIPS = 9999
@@ -86,7 +86,7 @@ class LensComparison(results.Result):
     @property
     def believed(self) -> tuple[str, ...]:
         """For each row the lens to believe, or "neither" where they are not shown to differ."""
-        sure = self.discovery_p <= _SURE
+        sure = self.discovery_p <= SURE
         return tuple(
             "neither" if not known else reading.TUNED if gap < 0 else reading.LOGIT
             for known, gap in zip(sure, self.difference, strict=True)
@@ -189,7 +189,7 @@ class LensComparison(results.Result):
             f"{counts[reading.TUNED]} of {len(self.rows)} places (after the embedding and each "
             f"layer but the last), the logit lens in {counts[reading.LOGIT]}; in "
             f"{counts['neither']} they are not shown to differ (sign flips of texts, "
-            f"Benjamini-Hochberg over places, at {_SURE}). Believe the nearer one. Mean KL "
+            f"Benjamini-Hochberg over places, at {SURE}). Believe the nearer one. Mean KL "
             f"divergence in nats, logit and tuned ({self.confidence:.0%} intervals over texts): "
             f"{rows}. One fixed guess for every token: {self.constant_divergence:.2f}.{said} "
             f"Over all places the top token is the model's own at "

@@ -34,13 +34,14 @@ from analyses.neuron_clusters import enrichment, marks
 from analyses.neuron_clusters.selectivity import Selectivity, selectivity
 from workbench.core import plots, results
 from workbench.core.engine import populations, running
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from workbench.core.prompts.concepts import Concept
 
 ANALYSIS = "neuron_clusters.families"
 LEAST = 0.7
-_SURE, _SPOKEN = 0.05, 5
+_SPOKEN = 5
 # A family alone, or a place that is its whole layer, is nothing to compare with.
 _FEWEST = 2
 
@@ -119,7 +120,7 @@ class Families(results.Result):
     def summary(self) -> str:
         """How many units have a family, and where these are more than chance."""
         of = int((self.family >= 0).sum())
-        sure = [row for row in self.rows if row.adjusted_p < _SURE]
+        sure = [row for row in self.rows if row.adjusted_p < SURE]
         said = "; ".join(
             f"{row.in_place} of the {row.in_layer} {row.family} units of layer {row.layer} are in "
             f"{row.place}, which has {row.place_units} of its {row.layer_units} units "
@@ -199,7 +200,7 @@ def families(
             )
         )
     effects = np.array([np.nan_to_num(each.effect, nan=0.5) for each in found])
-    sure = np.array([np.nan_to_num(each.discovery_p, nan=1.0) <= _SURE for each in found])
+    sure = np.array([np.nan_to_num(each.discovery_p, nan=1.0) <= SURE for each in found])
     fits = np.where(sure & (effects >= LEAST), effects, -np.inf)
     family = np.where(np.isfinite(fits.max(0)), fits.argmax(0), -1)
     counts = np.zeros((len(names), len(population.places)), dtype=np.int64)

@@ -29,11 +29,12 @@ from jaxtyping import Bool, Float, Float64, Int
 from analyses.neuron_clusters import ranks, shuffles
 from workbench.core import evidence
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 from workbench.core.prompts.concepts import Concept, Examples
 
 # Distance of the AUC from one half; R²; and the share of either that must come back on B.
 AUC_BAR, R2_BAR, BACK = 0.2, 0.5, 0.75
-SURE, ONE_IN, FEWEST = 0.05, 10, 3
+ONE_IN, FEWEST = 10, 3
 # Of each class in each half.
 _SMALLEST = 8
 # Rounds for the scale of each unit's null, and for the p-values on B.

@@ -46,13 +46,14 @@ from analyses.neuron_clusters.probes import Probes
 from analyses.neuron_clusters.selectivity_chance import Chance, Explained, Ranked, against_chance
 from workbench.core import evidence, results
 from workbench.core.engine import populations, running
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from workbench.core.prompts.concepts import Concept, Examples
 
 ANALYSIS = "neuron_clusters.selectivity"
 # Called selective up to this share of false ones; units in the table in words.
-_SURE, _SPOKEN = 0.05, 3
+_SPOKEN = 3
 # A unit whose spread is rounding of its size is constant.
 _ROUNDING = 1e-6
 _RESAMPLES = 1000
@@ -150,7 +151,7 @@ class Selectivity(results.Result):
         """Names of the strongest units."""
         return tuple(self.names[i] for i in self.order[:n] if not np.isnan(self.effect[i]))
 
-    def selective(self, rate: float | int = _SURE) -> Int[np.ndarray, " unit"]:
+    def selective(self, rate: float | int = SURE) -> Int[np.ndarray, " unit"]:
         """Numbers of the units with an adjusted p-value up to a rate of false ones."""
         return np.flatnonzero(self.discovery_p <= rate)
 
@@ -202,7 +203,7 @@ class Selectivity(results.Result):
         """How many units are selective, the best with intervals, what is left, and the probes."""
         live = int((~np.isnan(self.effect)).sum())
         found = len(self.selective())
-        family = int((self.family_p <= _SURE).sum())
+        family = int((self.family_p <= SURE).sum())
         of = "" if self.graded else f", {self.n_with:,} of them with the concept"
         best = ", ".join(
             f"{self.names[i]} ({self.effect[i]:.3f}, {self.confidence:.0%} interval "
@@ -215,11 +216,11 @@ class Selectivity(results.Result):
             f"{self.concept}: {live:,} units of {self.provenance.model} at {self.n_examples:,} "
             f"examples in {self.n_rows:,} rows{of}; {len(self.names) - live:,} more "
             "are constant there and have no effect.",
-            f"{found:,} of them tell it beyond chance (adjusted p at most {_SURE}, two-sided "
+            f"{found:,} of them tell it beyond chance (adjusted p at most {SURE}, two-sided "
             f"permutations, Benjamini-Hochberg over all), {family:,} also by the largest effect of "
             "any unit.",
             f"With shuffled labels no unit's {self.measure} is further than "
-            f"{np.quantile(self.null, 1 - _SURE):.3f} from {none} in {1 - _SURE:.0%} of "
+            f"{np.quantile(self.null, 1 - SURE):.3f} from {none} in {1 - SURE:.0%} of "
             f"{len(self.null):,} rounds.",
         ]
         parts += [f"Best by {self.measure}: {best}."] if best else []
@@ -228,11 +229,11 @@ class Selectivity(results.Result):
         return " ".join([*parts, *self.caveats])
 
     def _partial_in_words(self, part: Partial) -> str:
-        left = int((part.discovery_p <= _SURE).sum())
+        left = int((part.discovery_p <= SURE).sum())
         first = int(self.order[0])
         return (
             f"Given {' and '.join(part.confounds)}, {left:,} units still tell it (adjusted p at "
-            f"most {_SURE}); {self.names[first]} goes from {self.effect[first]:.3f} to "
+            f"most {SURE}); {self.names[first]} goes from {self.effect[first]:.3f} to "
             f"{part.effect[first]:.3f}. {part.n_examples:,} of the {self.n_examples:,} examples "
             f"count there, in {part.n_strata:,} strata."
         )
@@ -342,11 +343,11 @@ class _Draw:
 
 def _check(permutations: int, sizes: Sequence[int], best: int, confidence: float | int) -> None:
     evidence.require_confidence(float(confidence))
-    fewest = round(1 / _SURE) - 1
+    fewest = round(1 / SURE) - 1
     if permutations < fewest or best < 0 or any(size < 1 for size in sizes):
         raise ValueError(
             f"permutations = {permutations}, best = {best}, probes = {tuple(sizes)}; expected at "
-            f"least {fewest} permutations (or no p-value is as small as {_SURE}), 0 or more units "
+            f"least {fewest} permutations (or no p-value is as small as {SURE}), 0 or more units "
             "with an interval, and probes of at least 1 unit"
         )
 

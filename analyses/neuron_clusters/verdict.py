@@ -25,7 +25,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from analyses.neuron_clusters import replication, verification
-from workbench.core import plots, results
+from workbench.core import evidence, plots, results
 
 LOCALIZED, SPREAD, ABSENT = "localized", "spread", "not represented"
 SURE, ENRICHED, SHARE, AGREE = 0.01, 3.0, 0.5, 0.6
@@ -284,7 +284,7 @@ def words_of_hits(chosen: replication.Chosen, n_units: int) -> str:
     n_hits = len(chosen.units)
     return (
         f"Part 2 {_held(n_hits >= replication.FEWEST)}: {chosen.passed:,} of {n_units:,} units "
-        f"have it in one half of the inputs ({bar}, p < {replication.SURE} after "
+        f"have it in one half of the inputs ({bar}, p < {evidence.SURE} after "
         f"Benjamini-Hochberg); of the largest {chosen.taken:,} (one in {replication.ONE_IN} at the "
         f"most, here {chosen.limit:,}) {n_hits:,} have it in the other half, at least "
         f"{replication.FEWEST} are asked for."

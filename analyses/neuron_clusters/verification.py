@@ -40,11 +40,11 @@ from analyses.neuron_clusters import effects, marks, random_sets, readout
 from analyses.neuron_clusters.behaviours import Behaviour
 from workbench.core import evidence, plots, results
 from workbench.core.engine import populations, running
+from workbench.core.evidence import SURE
 from workbench.core.prompts.concepts import Concept
 
 ABLATIONS = ("mean", "resample")
 ANALYSIS = "neuron_clusters.verify"
-SURE = 0.05
 # Random donors of resampling and patching, over which the cluster's numbers are means.
 _DRAWS = 5
 # Of examples that are drawn.

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from analyses.weights import nulls, singular, spectra
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 from workbench.core.models import card, sources
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 ANALYSIS = "weights.compare"
-DISCOVERIES = 0.05
 _SPOKEN = 3
 
 
@@ -117,15 +117,15 @@ class WeightComparison(results.Result):
         if not float(np.max(self.change, initial=0.0)):
             return f"{names[0]} and {names[1]} have the same matrices."
         least = order[-1]
-        related = int((self.cosine_p <= DISCOVERIES).sum())
-        shared = int((self.overlap_p.min(0) <= DISCOVERIES).sum())
+        related = int((self.cosine_p <= SURE).sum())
+        shared = int((self.overlap_p.min(0) <= SURE).sum())
         change = float(np.median(self.change))
         return (
             f"From {names[0]} to {names[1]}: the median matrix changed by "
             f"{change:.0%} of its size. Most: {most}. Least: {self.names[least]} (by "
             f"{self.change[least]:.0%}). {related} of {len(self.names)} matrices point more nearly "
             f"the same (or the opposite) way than unrelated ones (adjusted p at most "
-            f"{DISCOVERIES}); the {self.k} largest singular directions span more nearly the same "
+            f"{SURE}); the {self.k} largest singular directions span more nearly the same "
             f"space than unrelated ones in {shared}. Two trainings from different seeds may do the "
             "same in other coordinates: a change of weights is no change of what is computed."
         )

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from analyses.weights import circuits, nulls
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Tensor = torch.Tensor
 ANALYSIS = "weights.composition"
 KINDS = ("Q", "K", "V")
-DISCOVERIES = 0.05
 # Heads beyond which a figure shows the largest of each pair of layers.
 DRAWN = 64
 _SPOKEN = 3
@@ -172,7 +172,7 @@ class Composition(results.Result):
         lines = [f"{self.provenance.model}, composition of heads by their weights."]
         for i, kind in enumerate(KINDS):
             pairs = int(np.isfinite(self.scores[i]).sum())
-            found = int((self.p_value[i] <= DISCOVERIES).sum())
+            found = int((self.p_value[i] <= SURE).sum())
             best = ", ".join(
                 f"{row['sender_layer']}.{row['sender_head']} → "
                 f"{row['receiver_layer']}.{row['receiver_head']} ({row['score']:.3f} where chance "
@@ -181,7 +181,7 @@ class Composition(results.Result):
             )
             lines.append(
                 f"{kind}: {found:,} of {pairs:,} pairs beyond random turns of the stream between "
-                f"them (adjusted p at most {DISCOVERIES}); largest: {best}."
+                f"them (adjusted p at most {SURE}); largest: {best}."
             )
         lines.append(
             "All trained heads prefer some directions of the stream, so that many pairs are beyond "

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from analyses.weights import circuits, eigenvalues, singular
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 HEAD, COPYING = "weights.head", "weights.copying"
 # False-discovery rate at which a score counts as more than chance.
-DISCOVERIES = 0.05
 RANDOM_TURNS = 100
 _SPOKEN = 5
 # Multiplications for the eigenvalues of a matrix, over its width cubed, and how many a second a
@@ -99,7 +99,7 @@ class CopyingScores(results.Result):
             column_title="head",
             colour_title=f"{kind} score",
             hover=hover,
-            mask=p_values > DISCOVERIES,
+            mask=p_values > SURE,
             selected=selected,
         )
 
@@ -109,7 +109,7 @@ class CopyingScores(results.Result):
         matches = _beyond("look for their own token", "avoid it", self.matching, self.matching_p)
         return (
             f"{self.provenance.model}: of {self.copying.size} heads {copies} by their weights; "
-            f"{matches} (adjusted p at most {DISCOVERIES}, against {self.n_random} random turns of "
+            f"{matches} (adjusted p at most {SURE}, against {self.n_random} random turns of "
             "the stream between what each head reads and writes). A score says what the head would "
             "do with bare embeddings; what it does with a stream in which other parts have written "
             "is for a run to show."
@@ -374,7 +374,7 @@ def _pooled(scores: np.ndarray, random: np.ndarray, spread: np.ndarray) -> np.nd
 
 
 def _beyond(does: str, opposite: str, scores: np.ndarray, p_values: np.ndarray) -> str:
-    found = p_values <= DISCOVERIES
+    found = p_values <= SURE
     for_it = [tuple(cell) for cell in np.argwhere(found & (scores > 0))]
     best = sorted(for_it, key=lambda cell: -scores[cell])[:_SPOKEN]
     named = ", ".join(f"{layer}.{head} ({scores[layer, head]:+.2f})" for layer, head in best)
@@ -383,6 +383,6 @@ def _beyond(does: str, opposite: str, scores: np.ndarray, p_values: np.ndarray) 
 
 
 def _require_random(n_random: int) -> None:
-    fewest = round(1 / DISCOVERIES) - 1
+    fewest = round(1 / SURE) - 1
     if n_random < fewest:
         raise ValueError(f"n_random = {n_random}; expected at least {fewest} random turns")

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from analyses.weights import nulls, singular
 from workbench.core import plots, results
 from workbench.core.engine import running
+from workbench.core.models import anatomy
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -300,11 +301,7 @@ def matrix(model: TransformerBridge, name: str) -> Float[Tensor, "row column"]:
 
 def stored_matrices(model: TransformerBridge) -> dict[str, Float[Tensor, "row column"]]:
     """Every weight with two axes or more, by the checkpoint's name."""
-    # The bridge wraps modules and shows that in their parameters' names; the checkpoint does not.
-    named = {
-        name.replace("._original_component", ""): value.detach()
-        for name, value in model.original_model.named_parameters()
-    }
+    named = {name: value.detach() for name, value in anatomy.stored_parameters(model).items()}
     return {
         name: value.reshape(value.shape[0], -1)
         for name, value in named.items()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from analyses.weights import circuits
 from workbench.core import evidence, plots, results
+from workbench.core.evidence import SURE
 from workbench.core.modular import fourier as spectrum
 from workbench.core.modular import theory
 from workbench.core.modular.tasks import Task, TaskError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 ANALYSIS = "weights.fourier"
-DISCOVERIES = 0.05
 _NULLS = 99
 
 
@@ -76,7 +76,7 @@ class FourierWeights(results.Result):
         for known, shares, null in self._each():
             if known == name:
                 p_values = [evidence.p_value(float(share), null) for share in shares]
-                return tuple(i + 1 for i, p in enumerate(p_values) if p <= DISCOVERIES)
+                return tuple(i + 1 for i, p in enumerate(p_values) if p <= SURE)
         raise ValueError(f"{name!r} is not known: use {', '.join(k for k, _, _ in self._each())}")
 
     def to_frame(self) -> pd.DataFrame:
@@ -102,7 +102,7 @@ class FourierWeights(results.Result):
             colour = plots.COLOURS[i]
             figure.add_trace(go.Bar(x=every, y=shares, name=name, marker={"color": colour}))
             line: dict[str, Any] = {"dash": "dot", "color": colour}
-            figure.add_hline(y=float(np.quantile(null, 1 - DISCOVERIES)), line=line)  # pyright: ignore[reportArgumentType]
+            figure.add_hline(y=float(np.quantile(null, 1 - SURE)), line=line)  # pyright: ignore[reportArgumentType]
         figure.update_layout(template=plots.TEMPLATE, barmode="group")
         figure.update_xaxes(title="frequency")
         return figure.update_yaxes(title="share of the power")
@@ -179,7 +179,7 @@ def fourier(model: TransformerBridge, *, task: Task | None = None, seed: int = 0
         neurons_largest=nulls_[2],
         neuron_frequency=neuron_shares.argmax(0) + 1,
         neuron_share=neuron_shares.max(0),
-        neuron_chance=float(np.quantile(random, 1 - DISCOVERIES)),
+        neuron_chance=float(np.quantile(random, 1 - SURE)),
         keys=spectrum.key_frequencies(shares[2]),
         note=group.note,
     )

@@ -722,7 +722,7 @@ class TestResults:
         edges_found = attribution.attribute_edges(model, pairs, method="eap_ig", steps=2)
         for found in (nodes_found, edges_found):
             space: dict[str, Any] = {"print": lambda text: None}
-            exec(found.script(), space)  # noqa: S102 - our own code
+            exec(found.script(), space)  # our own code
             assert space["result"].summary() == found.summary()
 
     def test_a_user_may_bring_a_metric(self, random_model: TransformerBridge) -> None:

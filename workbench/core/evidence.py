@@ -15,6 +15,8 @@ import scipy.stats
 from jaxtyping import Float
 
 # Cells × resamples × prompts are held at once; this bounds the product to some tens of megabytes.
+# Largest p-value, corrected over all that was looked at, of what is said to be more than chance.
+SURE = 0.05
 _VALUES_AT_ONCE = 4_000_000
 
 

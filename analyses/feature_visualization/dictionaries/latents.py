@@ -36,6 +36,7 @@ from analyses.activation_patching import units
 from analyses.feature_visualization.dictionaries import quality, stepping
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 from workbench.core.models import sources
 from workbench.core.prompts import corpus as corpora
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 # Random directions for each latent of which one asks whether it is a neighbour, and at a time.
 _RANDOM_A_LATENT, _PART = 40, 10_000
 # Level at which a latent counts as more than chance.
-_LEVEL = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +114,10 @@ class Neighbours(results.Result):
     def summary(self) -> str:
         """The nearest by both, and how many directions are nearer than chance."""
         near = ", ".join(f"{i} ({self.cosine[i]:.2f})" for i in self.nearest()[:3])
-        beyond = int((self.p_value <= _LEVEL).sum())
+        beyond = int((self.p_value <= SURE).sum())
         said = (
             f"Latent {self.latent}: nearest decoder directions {near}; {beyond} of "
-            f"{len(self.cosine) - 1:,} are nearer than random directions (corrected p ≤ {_LEVEL})."
+            f"{len(self.cosine) - 1:,} are nearer than random directions (corrected p ≤ {SURE})."
         )
         if not self.n_tokens:
             return said
@@ -156,7 +156,7 @@ class Splitting(results.Result):
     @property
     def split(self) -> Bool[np.ndarray, " latent"]:
         """Small latents that several large ones stand for."""
-        return (self.children > 1) & (self.p_value <= _LEVEL)
+        return (self.children > 1) & (self.p_value <= SURE)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a small latent and one of its nearest."""
@@ -193,10 +193,10 @@ class Splitting(results.Result):
     def summary(self) -> str:
         """How many are found again, how many are split, against chance."""
         n = len(self.explained)
-        found = int((self.p_value <= _LEVEL).sum())
+        found = int((self.p_value <= SURE).sum())
         return (
             f"Of {n:,} latents of the small dictionary, {found:,} have a nearer direction in the "
-            f"large one than random directions have (corrected p ≤ {_LEVEL}), and "
+            f"large one than random directions have (corrected p ≤ {SURE}), and "
             f"{int(self.split.sum()):,} have several (split). Median cosine with the nearest "
             f"{np.median(self.cosine[:, 0]):.3f} (95 % of {self.n_random:,} random directions "
             f"stay below {self.chance_cosine:.3f}); the {self.nearest.shape[1]} nearest explain "

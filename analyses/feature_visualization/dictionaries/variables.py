@@ -45,13 +45,13 @@ from analyses.feature_visualization.dictionaries.labels import LabelledTokens, V
 from workbench.core import evidence, plots, results
 from workbench.core.engine import running, scan
 from workbench.core.engine import units as families
+from workbench.core.evidence import SURE
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 ANALYSIS = "feature_visualization.match_variables"
 # Level at which a detector is more than chance.
-_LEVEL = 0.05
 # AUC of a detector that knows nothing.
 _CHANCE = 0.5
 # Activations that are held at once, of all candidates together.
@@ -121,7 +121,7 @@ class VariableMatches(results.Result):
     @property
     def recovered(self) -> Bool[np.ndarray, " cell"]:
         """Values that a latent detects: AUC at the bar or above, and more than chance."""
-        return (self.latents.auc >= self.bar) & (self.p_value <= _LEVEL)
+        return (self.latents.auc >= self.bar) & (self.p_value <= SURE)
 
     @property
     def best_control(self) -> Float[np.ndarray, " cell"]:
@@ -205,7 +205,7 @@ class VariableMatches(results.Result):
         return (
             f"{found} of {n} values of {len(set(self.variable))} variables have a latent that "
             f"detects them on held-out documents with an AUC of {self.bar:g} or more, beyond "
-            f"shuffled values (corrected p ≤ {_LEVEL}); these are {different} different latents "
+            f"shuffled values (corrected p ≤ {SURE}); these are {different} different latents "
             f"of {self.latents.size:,}. At the same bar: {controls}. Median AUC "
             f"{np.median(self.latents.auc):.3f}; the best control's is "
             f"{np.median(self.best_control):.3f} (random directions: "

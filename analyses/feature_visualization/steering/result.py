@@ -27,8 +27,8 @@ from jaxtyping import Float, Int
 
 from workbench.core import plots, results
 from workbench.core.engine import metrics
+from workbench.core.evidence import SURE
 
-_SURE = 0.05
 _NAMES = {"logit_difference": "logit difference", "kl_divergence": "KL divergence"}
 
 
@@ -294,8 +294,8 @@ class Steering(results.Result):
         dose = self.at(self.strongest)
         band = f"{dose.control_effect[0]:+.3g} to {dose.control_effect[1]:+.3g}"
         costs = f"{dose.control_loss[0]:+.3g} to {dose.control_loss[1]:+.3g}"
-        beyond = "further than" if dose.p_value < _SURE else "not shown to be further than"
-        dearer = "more than" if dose.loss_p_value < _SURE else "not shown to be more than"
+        beyond = "further than" if dose.p_value < SURE else "not shown to be further than"
+        dearer = "more than" if dose.loss_p_value < SURE else "not shown to be more than"
         return (
             f"{self.unit} of {self.provenance.model}, added at strength {dose.strength:+.3g}, "
             f"changes the {_written(self.metric)} by {_signed(dose.effect, dose.interval)} "

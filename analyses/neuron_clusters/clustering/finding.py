@@ -41,6 +41,7 @@ from analyses.neuron_clusters.clustering import (
 from analyses.neuron_clusters.clustering.result import Cluster, Clusters, LeftOut
 from workbench.core import evidence
 from workbench.core.engine import populations, running
+from workbench.core.evidence import SURE
 from workbench.core.modular import fourier
 from workbench.core.modular.tasks import Task
 
@@ -142,7 +143,7 @@ def find_clusters(
     at = measured.chosen()
     chosen = measured.labels[at]
     cut = _cut(by, table, chosen, measured.cuts[:, at])
-    sure = all(p <= stability.SURE for p in (measured.p_value, *cut[2]))
+    sure = all(p <= SURE for p in (measured.p_value, *cut[2]))
     own = chosen if sure or isinstance(counts, int) else np.zeros_like(chosen)
     report(0.95, "what the clusters respond to and write")
     labels = np.full(len(population), -1, dtype=np.int64)
@@ -210,7 +211,7 @@ def _require(by: str, resamples: int, shuffles: int, most: int) -> None:
         raise ValueError(
             f"{resamples} resamples and {shuffles} shuffles; expected at least "
             f"{_FEWEST_RESAMPLES} and {_FEWEST_SHUFFLES}, or no p-value is as small as "
-            f"{stability.SURE}"
+            f"{SURE}"
         )
     if most < reading.FEWEST:
         raise ValueError(f"most = {most}; expected at least {reading.FEWEST} examples")

@@ -36,6 +36,7 @@ from analyses.neuron_clusters.clustering import reading, similarity
 from workbench.core import evidence
 from workbench.core.engine import populations
 from workbench.core.engine import units as families
+from workbench.core.evidence import SURE
 from workbench.core.modular import fourier
 from workbench.core.networks import sources
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from workbench.core.engine.populations import Population
 
 _SHARE, _FEWEST, _MOST = 10, 10, 100
-_LISTED, _SURE = 5, 0.05
+_LISTED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _tokens(
             one.p_value,
         )
         for one in found[:_LISTED]
-        if one.p_value <= _SURE and one.lift > 1
+        if one.p_value <= SURE and one.lift > 1
     )
 
 
@@ -225,7 +226,7 @@ def _classes(classes: Sequence[str], tops: Sequence[np.ndarray]) -> list[tuple[A
                 float(adjusted[row, i]),
             )
             for i in np.argsort(adjusted[row], kind="stable")[:_LISTED]
-            if adjusted[row, i] <= _SURE
+            if adjusted[row, i] <= SURE
         )
         for row in range(len(tops))
     ]

@@ -14,6 +14,7 @@ from analyses.neuron_clusters import maps
 from analyses.neuron_clusters.clustering import stability as stabilities
 from analyses.neuron_clusters.clustering.meaning import Meaning
 from workbench.core import plots, results
+from workbench.core.evidence import SURE
 
 _SPOKEN, _NAMED = 6, 3
 _HOW = {
@@ -145,7 +146,7 @@ class Clusters(results.Result):
     @property
     def found(self) -> bool:
         """Whether there are clusters beyond chance."""
-        return self.p_value <= stabilities.SURE and all(p <= stabilities.SURE for p in self.ncut_p)
+        return self.p_value <= SURE and all(p <= SURE for p in self.ncut_p)
 
     def members(self, cluster: int) -> tuple[str, ...]:
         """Names of a cluster's units.

@@ -35,8 +35,8 @@ from analyses.neuron_clusters.clustering import cutting
 from analyses.neuron_clusters.clustering.similarity import Source, part_of
 from workbench.core import evidence
 from workbench.core.engine import running
+from workbench.core.evidence import SURE
 
-SURE = 0.05
 RULE = (
     "the largest number within one standard error of the most stable one, of those that are more "
     "stable than 95 % of the shuffled rounds and leave no cluster of one or two units"

@@ -30,7 +30,7 @@ fine-tuning may be too short for a difference to show.
 
 from __future__ import annotations
 
-from analyses.neuron_clusters.growth.comparing import LEVEL, VERDICTS, Contrast, Verdict
+from analyses.neuron_clusters.growth.comparing import VERDICTS, Contrast, Verdict
 from analyses.neuron_clusters.growth.growing import ANALYSIS, grow
 from analyses.neuron_clusters.growth.measuring import MEASURES, METRICS
 from analyses.neuron_clusters.growth.result import ELSEWHERE, NOWHERE, SPREAD, Growth, Variant
@@ -38,7 +38,6 @@ from analyses.neuron_clusters.growth.result import ELSEWHERE, NOWHERE, SPREAD, G
 __all__ = [
     "ANALYSIS",
     "ELSEWHERE",
-    "LEVEL",
     "MEASURES",
     "METRICS",
     "NOWHERE",

@@ -30,10 +30,10 @@ import scipy.stats
 from jaxtyping import Float64
 
 from workbench.core import evidence
+from workbench.core.evidence import SURE
 
 Verdict = Literal["add here", "it makes no difference", "elsewhere is better"]
 VERDICTS: tuple[Verdict, ...] = ("add here", "it makes no difference", "elsewhere is better")
-LEVEL = 0.05
 # With fewer seeds no two-sided p-value of changing places within pairs is below the level.
 FEWEST_SEEDS = 6
 _POWER = 0.8
@@ -104,7 +104,7 @@ def detectable(differences: Float64[np.ndarray, " seed"]) -> float:
     n = len(differences)
     if n < FEWEST_SEEDS:
         return math.inf
-    critical = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1)
+    critical = scipy.stats.t.ppf(1 - SURE / 2, n - 1)
 
     def missing(noncentrality: float) -> float:
         distribution: Any = scipy.stats.nct(n - 1, noncentrality)
@@ -127,17 +127,17 @@ def verdict(primary: Contrast, rest: Contrast, nowhere: Contrast) -> Verdict:
         is not harmed; "elsewhere is better" if it loses against elsewhere; else "it makes no
         difference".
     """
-    if primary.p_value >= LEVEL:
+    if primary.p_value >= SURE:
         return "it makes no difference"
     if primary.mean < 0:
         return "elsewhere is better"
-    helps = nowhere.mean > 0 and nowhere.p_value < LEVEL
+    helps = nowhere.mean > 0 and nowhere.p_value < SURE
     return "add here" if helps and not harmed(rest) else "it makes no difference"
 
 
 def harmed(rest: Contrast) -> bool:
     """Whether the rest is worse than by chance."""
-    return rest.mean < 0 and rest.p_value < LEVEL
+    return rest.mean < 0 and rest.p_value < SURE
 
 
 def _interval(differences: Float64[np.ndarray, " seed"], confidence: float) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from jaxtyping import Float64, Int
 from analyses.neuron_clusters.growth import comparing
 from analyses.neuron_clusters.growth.measuring import MEASURES
 from workbench.core import plots, results
+from workbench.core.evidence import SURE
 
 ELSEWHERE, SPREAD, NOWHERE = "the mean elsewhere", "spread evenly", "nowhere"
 _COLOURS = {
@@ -289,7 +290,7 @@ class Growth(results.Result):
             f"The means of all {len(self.variants)} variants, the one without any addition "
             f"included, lie within {spread:.2g} {MEASURES[self.metric].unit}."
         )
-        if nowhere.mean > 0 and nowhere.p_value < comparing.LEVEL:
+        if nowhere.mean > 0 and nowhere.p_value < SURE:
             return told
         return (
             f"Adding at {self.place} was not shown to be better than adding nothing "
@@ -326,7 +327,7 @@ class Growth(results.Result):
         unit = MEASURES[self.rest_metric].unit
         told = _told(self.rest, unit, self.confidence, "the mean elsewhere")
         sentence = f"On the {self.n_without:,} examples without the concept it is {told}."
-        if self.primary.mean > 0 and self.primary.p_value < comparing.LEVEL:
+        if self.primary.mean > 0 and self.primary.p_value < SURE:
             if comparing.harmed(self.rest):
                 sentence += " The concept gains at the cost of the rest: no reason to add here."
             else:

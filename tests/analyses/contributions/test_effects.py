@@ -122,7 +122,9 @@ def test_effects_are_those_of_naive_hooks(family: str, swapped: bool) -> None:
     model = families.bridge(family, dtype)
     own, other = kept_of(model, IDS), kept_of(model, CORRUPTED)
     clean = running.run(model, torch.tensor([IDS]))[0, -1]
-    asked = rest.Asked.of(model, IDS, 1, 4, CORRUPTED if swapped else None, -1)
+    asked = rest.Asked.of(
+        model, IDS, 1, wrong=4, corrupted=CORRUPTED if swapped else None, target=-1
+    )
     with parts.locked(model):
         runs = rest.Runs.of(model, asked)
         is_parallel = runs.stream.layout.adds[0] == "layer"

@@ -44,7 +44,7 @@ def test_planted_units_are_counted_where_they_are_and_tested_within_their_layer(
     assert "10 of the 10 planted concept units of layer 1 are in layer1.branch2" in found.summary()
 
 
-def test_spread_units_are_in_no_branch_more_than_chance(tmp_path) -> None:  # noqa: ANN001
+def test_spread_units_are_in_no_branch_more_than_chance(tmp_path) -> None:
     network = wired.planted(
         {f"layer{i}.branch{j}": 3 for i in range(3) for j in range(3)}, effect=2.5
     )

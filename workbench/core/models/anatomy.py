@@ -45,7 +45,7 @@ def architecture(model: TransformerBridge) -> pd.DataFrame:
     """
     facts = {name: getattr(model.cfg, field, None) for name, field in _FACTS.items()}
     facts["key/value heads"] = facts["key/value heads"] or facts["query heads"]
-    facts["parameters"] = f"{sum(p.numel() for p in _parameters(model).values()):,}"
+    facts["parameters"] = f"{sum(p.numel() for p in stored_parameters(model).values()):,}"
     rows = [(name, str(value)) for name, value in facts.items() if value is not None]
     return pd.DataFrame(rows, columns=["fact", "value"])
 
@@ -60,7 +60,7 @@ def parameters(model: TransformerBridge) -> pd.DataFrame:
         One row a parameter tensor, in the model's order.
     """
     rows = []
-    for name, value in _parameters(model).items():
+    for name, value in stored_parameters(model).items():
         flat = value.detach().float()
         rows.append(
             {
@@ -97,7 +97,15 @@ def hook_points(model: TransformerBridge) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["hook point", "shape", "fires", "same as"])
 
 
-def _parameters(model: TransformerBridge) -> dict[str, torch.nn.Parameter]:
+def stored_parameters(model: TransformerBridge) -> dict[str, torch.nn.Parameter]:
+    """Parameters of the model that the bridge wraps, under the names of its checkpoint.
+
+    Args:
+        model: Any bridge.
+
+    Returns:
+        The parameters, in the model's order.
+    """
     # The bridge wraps each module and shows that in its parameters' names; the checkpoint does not.
     named = model.original_model.named_parameters()
     return {name.replace("._original_component", ""): value for name, value in named}

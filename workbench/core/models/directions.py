@@ -472,7 +472,8 @@ def of_file(  # noqa: PLR0913 -- all but two have names, most have defaults
     except (OSError, ValueError, EOFError, safetensors.SafetensorError) as error:
         raise DirectionError(f"{file.name} cannot be read: {error}") from error
     rows: Any = np.atleast_2d(array)
-    if array.dtype.kind not in "fiu" or rows.ndim != 2 or (row is None and len(rows) > 1):  # noqa: PLR2004
+    is_table = array.dtype.kind in "fiu" and rows.ndim == len(("row", "coordinate"))
+    if not is_table or (row is None and len(rows) > 1):
         raise DirectionError(
             f"{file.name} holds {array.dtype} of shape {array.shape}: expected a vector of "
             "numbers, or the number of a row"

@@ -10,6 +10,7 @@ import scipy.stats
 
 from analyses.neuron_clusters.growth import comparing
 from workbench.core import evidence
+from workbench.core.evidence import SURE
 
 
 def made(differences: list[float] | np.ndarray, measure: str = "log_loss") -> comparing.Contrast:
@@ -54,11 +55,11 @@ def test_a_detectable_difference_is_found_in_four_of_five_experiments() -> None:
 
 def test_without_a_difference_few_are_found() -> None:
     sets = np.random.default_rng(1).normal(size=(6, 2000))
-    found = evidence.sign_flip_p_values(sets) < comparing.LEVEL
+    found = evidence.sign_flip_p_values(sets) < SURE
     # 2 of the 2^6 ways to change places, give or take three standard errors.
     assert found.mean() == pytest.approx(1 / 32, abs=0.012)
     for column in (0, int(found.argmax())):
-        assert (made(sets[:, column]).p_value < comparing.LEVEL) == found[column]
+        assert (made(sets[:, column]).p_value < SURE) == found[column]
 
 
 def test_seeds_that_agree_and_single_ones_are_no_error() -> None:

@@ -1,0 +1,65 @@
+"""Visits to pages of the app under Streamlit's test driver, shared by the tests of pages."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 120.0
+
+
+def visit(page: str, **query: str) -> AppTest:
+    """Open a page of the app with an address, and wait until nothing is loading."""
+    at = AppTest.from_file(str(ROOT / "workbench" / "app.py"), default_timeout=PATIENCE)
+    for name, value in query.items():
+        at.query_params[name] = value
+    at.switch_page(f"../pages/{page}.py")
+    return settled(at.run())
+
+
+def settled(at: AppTest) -> AppTest:
+    """Rerun until no job is in progress: the browser's polling, by hand."""
+    deadline = time.monotonic() + PATIENCE
+    while any(button.label == "Cancel" for button in at.button):
+        assert time.monotonic() < deadline, "the page is still busy"
+        time.sleep(0.1)
+        at.run()
+    assert not at.exception, at.exception[0].value
+    return at
+
+
+def run_in(at: AppTest) -> str:
+    """The run that stands in a page's address."""
+    value = at.query_params["run"]
+    return value if isinstance(value, str) else value[0]
+
+
+def button(at: AppTest, label: str) -> Any:
+    return next(item for item in at.button if item.label.startswith(label))
+
+
+def texts(at: AppTest) -> str:
+    """Everything that the page says, with Markdown's escapes taken out."""
+    kinds = (at.title, at.subheader, at.markdown, at.caption, at.info, at.warning, at.error)
+    said = "\n".join(str(element.value) for kind in kinds for element in kind)
+    return re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", said)
+
+
+def code_of(at: AppTest) -> str:
+    """The script at the end of a page, which says the same as the page."""
+    return next(item.value for item in at.code if "from analyses import" in item.value)
+
+
+def printed(script: str) -> str:
+    """What a page's script prints; it must run as it stands."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(script, "the page's code", "exec"), {})
+    return said.getvalue()
