@@ -16,6 +16,11 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import pytest
 import torch
 
+from tests import typechecking
+
+# Before any module of the library is imported.
+typechecking.install()
+
 # Several test processes share the cores; more threads each made small models 40 times slower.
 torch.set_num_threads(1)
 
