@@ -15,6 +15,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import pytest
 import torch
+from jaxtyping import config
 
 from tests import typechecking
 
@@ -25,6 +26,13 @@ typechecking.install()
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _types_are_checked(request: pytest.FixtureRequest) -> None:
+    """Check types where the library is tested; pages and commands call what is checked there."""
+    tested = request.path.relative_to(ROOT / "tests").parts[0]
+    config.update("jaxtyping_disable", tested not in typechecking.FOLDERS)
 
 
 @pytest.fixture(autouse=True)

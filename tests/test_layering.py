@@ -8,14 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
-import jaxtyping
 import pytest
-
-from tests import typechecking
-from workbench.core import evidence
-from workbench.core.prompts import lexicon
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = [ROOT / "workbench", ROOT / "analyses", ROOT / "pages"]
@@ -121,12 +115,3 @@ assert at.title[0].value.endswith("?"), "a page opens with a question"
     loaded = loaded_after(code)
     assert "streamlit" in loaded
     assert loaded & {"transformer_lens", "sae_lens", "transformers", "torch"} == set()
-
-
-def test_types_are_checked_in_every_module_but_those_that_are_called_most() -> None:
-    assert set(typechecking.UNCHECKED) < set(typechecking.modules())
-    no_array, no_word = cast("Any", "no null"), cast("Any", 3)
-    with pytest.raises(jaxtyping.TypeCheckError):
-        evidence.p_value(0.5, no_array)
-    with pytest.raises(ValueError, match="3"):
-        lexicon.is_female(no_word)

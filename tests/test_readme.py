@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from tests.visiting import printed
+from workbench.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,27 +41,19 @@ def test_the_script_runs_and_saves_a_result(tmp_path: Path) -> None:
 
 
 def test_the_neuron_script_says_what_is_told_of_it() -> None:
-    script = blocks("python")[1]
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert "At its largest activations: '.' (20 of 20," in run.stdout
-    assert "with a correlation of 0.91 (95% interval" in run.stdout
-    assert "precision 67%" in run.stdout
-    assert "(p = 0.002)" in run.stdout, "one of 512: no other neuron of the layer does better"
+    said = printed(blocks("python")[1])
+    assert "At its largest activations: '.' (20 of 20," in said
+    assert "with a correlation of 0.91 (95% interval" in said
+    assert "precision 67%" in said
+    assert "(p = 0.002)" in said, "one of 512: no other neuron of the layer does better"
 
 
 def test_the_concept_script_says_what_is_told_of_it() -> None:
-    script = blocks("python")[2]
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    first = run.stdout.splitlines()[0]
+    said = printed(blocks("python")[2])
+    first = said.splitlines()[0]
     assert first.startswith("spread 16 [")
     assert "'localized'" not in first
-    assert "16 have it in the other half" in run.stdout
+    assert "16 have it in the other half" in said
 
 
 def test_the_script_about_one_prompt_says_what_is_told_of_it(
@@ -95,13 +91,7 @@ def test_the_pictures_are_there() -> None:
 def test_the_commands_exist(line: str) -> None:
     words = line.split()
     command = words[1:3] if words[1] in ("grok", "features", "clusters") else words[1:2]
-    run = subprocess.run(
-        [sys.executable, "-m", "workbench", *command, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    run = CliRunner().invoke(app, [*command, "--help"], terminal_width=200)
+    assert run.exit_code == 0, run.stderr
     for option in re.findall(r"--[a-z]+", line):
         assert option in run.stdout

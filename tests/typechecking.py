@@ -23,6 +23,8 @@ import beartype
 import jaxtyping
 
 ROOT = Path(__file__).resolve().parents[1]
+# Tests of these check types; those of pages, commands and journeys call what is checked there.
+FOLDERS = ("analyses", "core", "report")
 UNCHECKED = (
     # The innermost of a model under hooks.
     *(

@@ -59,9 +59,9 @@ def browser(chromium: str) -> Generator[sync_api.Browser]:
         launched.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    """Address of the app, served for one test module, with an empty run store."""
+    """Address of the app, served for a test process, with a run store that is empty at first."""
     folder = tmp_path_factory.mktemp("served")
     address = f"http://127.0.0.1:{_free_port()}"
     environment = os.environ | {"WORKBENCH_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}

@@ -14,9 +14,9 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
-# Cells × resamples × prompts are held at once; this bounds the product to some tens of megabytes.
 # Largest p-value, corrected over all that was looked at, of what is said to be more than chance.
 SURE = 0.05
+# Cells × resamples × prompts are held at once; this bounds the product to some tens of megabytes.
 _VALUES_AT_ONCE = 4_000_000
 
 
