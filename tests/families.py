@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired
+from workbench.core.planted import unplanted, word_level
 
 D_MODEL, HEADS, LAYERS = 16, 4, 2
 # What these configurations call alike.
@@ -72,7 +72,7 @@ def bridge(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
 def build(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
     """A bridge of a family, by its name in `CONFIGS`, or `NATIVE`."""
     if name == NATIVE:
-        return hand_wired.randomised(dtype=dtype)
+        return unplanted.randomised(dtype=dtype)
     network = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]).to(dtype)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
     model = TransformerBridge.boot_transformers(
         name,
         hf_model=network.eval(),
-        tokenizer=hand_wired.word_tokenizer(hand_wired.WORDS, bos=False),
+        tokenizer=word_level.word_tokenizer(word_level.WORDS, bos=False),
         dtype=dtype,
     ).eval()
     # This tokenizer has no BOS, and its last token is not to be taken for one.

@@ -19,9 +19,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses import activation_patching
-from tests import hand_wired
 from workbench import ContrastPairs
 from workbench.core.engine import interventions, metrics, patching, preflight, running, sites
+from workbench.core.planted import two_steps, unplanted, word_level
 
 SITES = tuple(sites.SITES)
 # Same computation on the same machine, so float32 rounding only.
@@ -44,23 +44,17 @@ TL_TABLES: dict[tuple[str, str], Callable[..., torch.Tensor]] = {
 
 @pytest.fixture(scope="module")
 def two_layer() -> TransformerBridge:
-    return hand_wired.two_layer()
+    return two_steps.two_layer()
 
 
 @pytest.fixture(scope="module")
 def two_layer_pairs(two_layer: TransformerBridge) -> ContrastPairs:
-    return ContrastPairs.from_text(
-        two_layer,
-        ["ape bee cat dog", "elk bee fox dog", "fox cat ape dog"],
-        ["ape cat cat dog", "elk fox fox dog", "fox dog ape dog"],
-        ["bee", "bee", "cat"],
-        ["cat", "fox", "dog"],
-    )
+    return two_steps.pairs(two_layer)
 
 
 @pytest.fixture(scope="module")
 def random_model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +98,18 @@ class TestHandWired:
         "v": np.array(
             [
                 [[0, 0], [1, 0], [0, 0], [0, 0]],
-                [[0, 0], [0, 0], [0, 0], [0, hand_wired.INDIRECT]],
+                [[0, 0], [0, 0], [0, 0], [0, two_steps.INDIRECT]],
             ]
         ),
         "pattern": np.zeros((2, 4, 2)),
-        "attn_out": np.array([[0, 0, 0, 1], [0, 0, 0, hand_wired.INDIRECT]]),
+        "attn_out": np.array([[0, 0, 0, 1], [0, 0, 0, two_steps.INDIRECT]]),
         # There are four neurons a layer, chosen over both layers.
         "neuron": np.zeros((4, 8)),
         "mlp_out": np.zeros((2, 4)),
         "z": np.array(
             [
                 [[0, 0], [0, 0], [0, 0], [1, 0]],
-                [[0, 0], [0, 0], [0, 0], [0, hand_wired.INDIRECT]],
+                [[0, 0], [0, 0], [0, 0], [0, two_steps.INDIRECT]],
             ]
         ),
     }
@@ -160,8 +154,8 @@ class TestHandWired:
     ) -> None:
         result = activation_patching.patch(two_layer, two_layer_pairs, site="z")
         seen = activation_patching.inspect_cell(two_layer, result, (0, 3, 0), prompt=1, k=3)
-        logits = np.zeros(len(hand_wired.WORDS))
-        logits[hand_wired.WORDS.index("bee")] = 1
+        logits = np.zeros(len(word_level.WORDS))
+        logits[word_level.WORDS.index("bee")] = 1
         expected = np.exp(logits) / np.exp(logits).sum()
         assert seen.tokens[0] == "bee"
         np.testing.assert_allclose(seen.after[0], expected.max(), atol=1e-6)
@@ -394,7 +388,7 @@ class TestAblations:
         # Logit difference: clean 1, corrupted -1; without layer 0 it is 0, without layer 1 .25.
         expected = np.zeros((2, 4, 2))
         expected[0, 3, 0] = (1 - 0) / 2
-        expected[1, 3, 1] = (1 - hand_wired.DIRECT) / 2
+        expected[1, 3, 1] = (1 - two_steps.DIRECT) / 2
         np.testing.assert_allclose(result.effects, expected, atol=1e-6)
         assert result.summary().startswith("Zero-ablating output of each attention head")
 
@@ -692,7 +686,7 @@ class TestBadInput:
         assert result.clean[0] == pytest.approx(0, abs=1e-6)
 
     def test_weights_that_are_nan(self) -> None:
-        model = hand_wired.randomised(seed=3)
+        model = unplanted.randomised(seed=3)
         with torch.no_grad():
             next(model.original_model.parameters())[0, 0] = torch.nan
         pairs = ContrastPairs.from_text(model, ["ape bee"], ["cat bee"], ["dog"], ["elk"])
@@ -739,8 +733,8 @@ class TestResult:
         frame = result.to_frame()
         assert len(frame) == 2 * 4 * 2
         row = frame[(frame["layer"] == 1) & (frame["position"] == 3) & (frame["head"] == 1)].iloc[0]
-        assert row["effect"] == pytest.approx(hand_wired.INDIRECT, abs=1e-6)
-        assert row["change"] == pytest.approx(2 * hand_wired.INDIRECT, abs=1e-6)
+        assert row["effect"] == pytest.approx(two_steps.INDIRECT, abs=1e-6)
+        assert row["change"] == pytest.approx(2 * two_steps.INDIRECT, abs=1e-6)
         assert row["n"] == 3
         assert row["token"] == "dog"
 
@@ -749,7 +743,7 @@ class TestResult:
     ) -> None:
         grid = result.grid()
         assert grid.rows == ("L0H0", "L0H1", "L1H0", "L1H1")
-        assert grid.values[3, 3] == pytest.approx(hand_wired.INDIRECT, abs=1e-6)
+        assert grid.values[3, 3] == pytest.approx(two_steps.INDIRECT, abs=1e-6)
         drawn = trace_of(result, go.Heatmap)
         np.testing.assert_allclose(np.array(drawn.z, dtype=float), grid.values)
         for cell in np.ndindex(result.effects.shape):
@@ -763,9 +757,7 @@ class TestResult:
             two_layer, two_layer_pairs, site="attn_out", positions="all"
         )
         bar = trace_of(result, go.Bar)
-        np.testing.assert_allclose(
-            np.array(bar.y, dtype=float), [1, hand_wired.INDIRECT], atol=1e-6
-        )
+        np.testing.assert_allclose(np.array(bar.y, dtype=float), [1, two_steps.INDIRECT], atol=1e-6)
 
     def test_the_summary_names_the_strongest_cells_and_n(
         self, result: activation_patching.PatchingResult

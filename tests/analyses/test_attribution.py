@@ -17,10 +17,11 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from analyses import activation_patching, attribution
 from analyses.attribution import edges, estimates, gradients, verification
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench import ContrastPairs
 from workbench.core import results
 from workbench.core.engine import decoder, graph, metrics, running, sites
+from workbench.core.planted import known_circuits, two_steps, unplanted
 
 # Same computation on the same machine, so float32 rounding only, as a fraction of the largest.
 EXACT = 1e-5
@@ -52,32 +53,22 @@ def pairs_for(model: TransformerBridge) -> ContrastPairs:
 
 @pytest.fixture(scope="module", params=["randomised", *FAMILIES])
 def model(request: pytest.FixtureRequest) -> TransformerBridge:
-    return hand_wired.randomised() if request.param == "randomised" else family(request.param)
+    return unplanted.randomised() if request.param == "randomised" else family(request.param)
 
 
 @pytest.fixture(scope="module")
 def random_model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 @pytest.fixture(scope="module")
 def two_layer() -> TransformerBridge:
-    return hand_wired.two_layer()
+    return two_steps.two_layer()
 
 
 @pytest.fixture(scope="module")
 def two_layer_pairs(two_layer: TransformerBridge) -> ContrastPairs:
-    return ContrastPairs.from_text(
-        two_layer,
-        ["ape bee cat dog", "elk bee fox dog", "fox cat ape dog"],
-        ["ape cat cat dog", "elk fox fox dog", "fox dog ape dog"],
-        ["bee", "bee", "cat"],
-        ["cat", "fox", "dog"],
-    )
-
-
-def circuit_pairs(case: hand_wired_circuits.Case) -> ContrastPairs:
-    return ContrastPairs.from_text(case.model, case.clean, case.corrupted, case.answers, case.wrong)
+    return two_steps.pairs(two_layer)
 
 
 def measured_with(
@@ -155,7 +146,7 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
 class TestNodesOfKnownModels:
     """In the two-layer model everything after the softmaxes is linear, so estimates are exact."""
 
-    CARRIED = hand_wired.INDIRECT
+    CARRIED = two_steps.INDIRECT
     EXPECTED = {
         "resid_pre": np.array([[0, 1, 0, 0], [0, 0, 0, 1]]),
         "resid_post": np.array([[0, 0, 0, 1], [0, 0, 0, 1]]),
@@ -201,7 +192,7 @@ class TestNodesOfKnownModels:
 
     def test_a_query_that_saturates_its_softmax_is_found_only_with_the_correction(self) -> None:
         """A certain softmax has no gradient, although another query would look elsewhere."""
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         parameters = {
             name.replace("._original_component", ""): value
             for name, value in model.original_model.named_parameters()
@@ -368,10 +359,10 @@ class TestHooksInstead:
             attribution.attribute_edges(random_model, pairs_for(random_model))
 
     def test_a_model_in_bfloat16_is_refused_by_itself(self) -> None:
-        model = hand_wired.randomised(dtype=torch.bfloat16)
+        model = unplanted.randomised(dtype=torch.bfloat16)
         result = attribution.attribute_nodes(model, pairs_for(model), n_resamples=100)
         exact = attribution.attribute_nodes(
-            hand_wired.randomised(), pairs_for(model), n_resamples=100
+            unplanted.randomised(), pairs_for(model), n_resamples=100
         )
         assert "bfloat16 numbers are too coarse" in result.notes[0]
         assert "softmax correction" not in result.notes[0]
@@ -425,7 +416,7 @@ class TestEdgesOfKnownModels:
     ) -> None:
         """Corrupting takes the logit difference from 1 to −1; three quarters go the long way."""
         result = attribution.attribute_edges(two_layer, two_layer_pairs)
-        long, short = -2 * hand_wired.INDIRECT, -2 * hand_wired.DIRECT
+        long, short = -2 * two_steps.INDIRECT, -2 * two_steps.DIRECT
         expected = {
             "input->a0.h0<v>": -2.0,
             "a0.h0->a1.h1<v>": long,
@@ -441,8 +432,8 @@ class TestEdgesOfKnownModels:
     @pytest.mark.parametrize("make", ["induction", "name_mover"])
     @pytest.mark.parametrize("method", edges.METHODS)
     def test_exactly_the_wired_edges_have_a_score(self, make: str, method: str) -> None:
-        case = getattr(hand_wired_circuits, make)()
-        result = attribution.attribute_edges(case.model, circuit_pairs(case), method=method)
+        case = getattr(known_circuits, make)()
+        result = attribution.attribute_edges(case.model, case.pairs, method=method)
         largest = np.abs(result.scores).max()
         frame = result.to_frame()
         found = set(frame["edge"][frame["score"].abs() > 1e-5 * largest])

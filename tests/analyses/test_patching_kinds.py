@@ -15,9 +15,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses import activation_patching
-from tests import families, hand_wired
+from tests import families
 from workbench import ContrastPairs
 from workbench.core.engine import metrics, patching, running
+from workbench.core.planted import two_steps, unplanted, word_level
 
 EXACT = 1e-5
 LAST = 4
@@ -25,7 +26,7 @@ LAST = 4
 
 @pytest.fixture(scope="module")
 def model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +111,10 @@ class TestNeurons:
 
     def test_a_planted_neuron_is_the_one_that_is_chosen(self) -> None:
         """The hand-wired model with one neuron that reads what layer 0 wrote."""
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         named = model.original_model.named_parameters()
         plain = {name.replace("._original_component", ""): p for name, p in named}
-        words = len(hand_wired.WORDS)
+        words = len(word_level.WORDS)
         with torch.no_grad():
             # It is on where the copied token is "bee", and writes for "bee".
             plain["layers.1.mlp.fc_in.weight"][2, words + 1] = 1.0
@@ -247,11 +248,11 @@ class TestLatents:
 
 class TestDirections:
     def test_the_whole_space_is_the_sum_of_what_directions_carry_where_it_is_linear(self) -> None:
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         pairs = ContrastPairs.from_text(
             model, ["ape bee cat dog"] * 2, ["ape cat cat dog"] * 2, ["bee"] * 2, ["cat"] * 2
         )
-        words = len(hand_wired.WORDS)
+        words = len(word_level.WORDS)
         width = int(model.cfg.d_model)
         # What the second layer's head writes: the directions of "bee", of "cat", and another one.
         directions = torch.zeros(3, width)
@@ -261,7 +262,7 @@ class TestDirections:
             model, pairs, site="attn_out", directions=directions, positions="all"
         )
         assert result.axes == ("layer", "direction")
-        half = hand_wired.INDIRECT / 2
+        half = two_steps.INDIRECT / 2
         np.testing.assert_allclose(result.effects, [[0, 0, 0], [half, half, 0]], atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(result.directions, axis=1), 1.0)
         assert "3 directions of the output of each attention layer" in result.summary()
@@ -397,14 +398,8 @@ def test_the_result_says_how_it_was_computed(
 class TestComparison:
     def test_a_backup_is_flagged(self) -> None:
         """Two paths carry the token; each suffices for a part, and neither hides the other."""
-        model = hand_wired.two_layer()
-        pairs = ContrastPairs.from_text(
-            model,
-            ["ape bee cat dog", "elk bee fox dog", "fox cat ape dog"],
-            ["ape cat cat dog", "elk fox fox dog", "fox dog ape dog"],
-            ["bee", "bee", "cat"],
-            ["cat", "fox", "dog"],
-        )
+        model = two_steps.two_layer()
+        pairs = two_steps.pairs(model)
         found = activation_patching.compare(model, pairs, site="z", top=3)
         assert found.interventions == ("denoising", "noising", "zero", "mean", "resample")
         assert found.cells[:2] == ("L0H0", "L1H1")
@@ -437,15 +432,15 @@ class TestComparison:
 
     def test_redundant_heads_suffice_and_are_not_needed(self) -> None:
         """A saturating readout of two heads that both copy the token: either one is enough."""
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         named = model.original_model.named_parameters()
         plain = {name.replace("._original_component", ""): p for name, p in named}
-        words = len(hand_wired.WORDS)
+        words = len(word_level.WORDS)
         place = slice(3 * words, int(model.cfg.d_model))
         token, a, b = (slice(i * words, (i + 1) * words) for i in range(3))
         with torch.no_grad():
             # Both heads of layer 0 copy the token to A; the MLP asks whether any of them did.
-            hand_wired._wire(plain, layer=0, head=1, reads=token, writes=a, place=place, source=1)
+            two_steps.wire(plain, layer=0, head=1, reads=token, writes=a, place=place, source=1)
             plain["head.weight"].zero_()
             plain["layers.1.attn.o.weight"].zero_()
             # min(x, 1) as relu(x) − relu(x − 1).
@@ -465,7 +460,7 @@ class TestComparison:
         assert all("redundancy or a backup" in reason for reason in found.reasons)
 
     def test_what_cannot_be_made_is_left_out_with_its_reason(self) -> None:
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         pairs = ContrastPairs.from_text(
             model, ["ape bee cat dog"], ["ape cat cat dog"], ["bee"], ["cat"]
         )

@@ -14,36 +14,31 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses import path_patching
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench import ContrastPairs
 from workbench.core import results
 from workbench.core.engine import metrics, running
+from workbench.core.planted import known_circuits, two_steps, unplanted
 from workbench.core.prompts import pairs as pairs_module
 
 # Same computation on the same machine, so float32 rounding only.
 EXACT = 1e-5
-DIRECT, INDIRECT = hand_wired.DIRECT, hand_wired.INDIRECT
+DIRECT, INDIRECT = two_steps.DIRECT, two_steps.INDIRECT
 
 
 @pytest.fixture(scope="module")
 def two_layer() -> TransformerBridge:
-    return hand_wired.two_layer()
+    return two_steps.two_layer()
 
 
 @pytest.fixture(scope="module")
 def pairs(two_layer: TransformerBridge) -> ContrastPairs:
-    return ContrastPairs.from_text(
-        two_layer,
-        ["ape bee cat dog", "elk bee fox dog", "fox cat ape dog"],
-        ["ape cat cat dog", "elk fox fox dog", "fox dog ape dog"],
-        ["bee", "bee", "cat"],
-        ["cat", "fox", "dog"],
-    )
+    return two_steps.pairs(two_layer)
 
 
 @pytest.fixture(scope="module")
 def random_model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 @pytest.fixture(scope="module")
@@ -272,9 +267,9 @@ def test_the_embedding_reaches_the_answer_only_by_the_first_head(
 
 
 def test_the_previous_token_head_reaches_the_induction_head_by_its_key() -> None:
-    case = hand_wired_circuits.induction()
+    case = known_circuits.induction()
     pairs = ContrastPairs.from_text(case.model, *case[1:5])
-    match = np.exp(hand_wired_circuits.MATCH)
+    match = np.exp(known_circuits.MATCH)
     # Found, a token has match / (match + 5) of the attention; not found, one sixth.
     found_share = match / (match + 5)
     lost = (found_share - 1 / 6) / (2 * found_share)

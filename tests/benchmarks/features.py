@@ -28,7 +28,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.feature_visualization import top_examples
-from tests import hand_wired
+from workbench.core.planted import word_level
 from workbench.core.prompts.corpus import Corpus
 
 TRIALS = 5
@@ -42,7 +42,7 @@ def gpt2_shape() -> tuple[TransformerBridge, transformers.PreTrainedModel]:
     torch.manual_seed(0)
     whole = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
     plain = copy.deepcopy(whole.transformer)
-    tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=False)
+    tokenizer = word_level.word_tokenizer(word_level.WORDS, bos=False)
     return TransformerBridge.boot_transformers("gpt2", hf_model=whole, tokenizer=tokenizer), plain
 
 

@@ -23,7 +23,7 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired
+from workbench.core.planted import word_level
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES: dict[str, dict[str, Any]] = {
@@ -39,7 +39,7 @@ def model_of(shape: str) -> TransformerBridge:
     """A model with random weights."""
     torch.manual_seed(0)
     whole = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SHAPES[shape])).eval()
-    tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=False)
+    tokenizer = word_level.word_tokenizer(word_level.WORDS, bos=False)
     model = TransformerBridge.boot_transformers("gpt2", hf_model=whole, tokenizer=tokenizer)
     model.tokenizer = None
     return model

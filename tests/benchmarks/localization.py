@@ -1,8 +1,8 @@
 """How often is the verdict of `localize` right, where the truth was planted?
 
-1. A network of 9 places with 20 neurons each (`tests.hand_wired_clusters`), 600 examples, and so
-   many neurons with the concept as each case says. An effect is the difference that the concept
-   makes to a planted neuron's input, in standard deviations of its noise.
+1. A network of 9 places with 20 neurons each (`workbench.core.planted.known_clusters`), 600
+   examples, and so many neurons with the concept as each case says. An effect is the difference
+   that the concept makes to a planted neuron's input, in standard deviations of its noise.
 2. Planted: 12 in one place, 8 in each of two (of other layers, or of one), 2 in each of nine, none.
 3. Nothing to find: no concept at all, or 12 neurons drawn from all places alike; with one place
    whose neurons share nine tenths of their variance, one of ten times the size, or one that is five
@@ -30,7 +30,7 @@ import scipy.stats
 import torch
 
 from analyses.neuron_clusters import localization
-from tests import hand_wired_clusters as wired
+from workbench.core.planted import known_clusters as wired
 
 PLACES = tuple(f"layer{i}.branch{j}" for i in range(wired.LAYERS) for j in range(wired.BRANCHES))
 HOME, ODD = "layer1.branch2", "layer2.branch0"

@@ -33,9 +33,9 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired
 from workbench import ContrastPairs
 from workbench.core.engine import patching
+from workbench.core.planted import word_level
 
 TRIALS = 3
 # Most forward passes of the other side in one trial; those of a large model take half a second.
@@ -124,7 +124,7 @@ def _gpt2(**shape: Any) -> TransformerBridge:
     """A GPT-2 of some shape with random weights and the vocabulary of the real one."""
     torch.manual_seed(0)
     network = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).eval()
-    tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=False)
+    tokenizer = word_level.word_tokenizer(word_level.WORDS, bos=False)
     return TransformerBridge.boot_transformers("gpt2", hf_model=network, tokenizer=tokenizer).eval()
 
 
@@ -152,7 +152,7 @@ def small_vocabulary() -> tuple[TransformerBridge, ContrastPairs]:
         act_fn="gelu",
         seed=0,
     )
-    tokenizer = hand_wired.word_tokenizer(hand_wired.WORDS, bos=True)
+    tokenizer = word_level.word_tokenizer(word_level.WORDS, bos=True)
     model = TransformerBridge.boot_native(config, tokenizer=tokenizer).eval()
     return model, _pairs(model, 15, 3)
 

@@ -18,9 +18,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.attribution import estimates
-from tests import hand_wired
 from workbench import ContrastPairs
 from workbench.core.engine import running
+from workbench.core.planted import word_level
 
 TRIALS = 9
 # What all nodes may cost, in forward passes.
@@ -33,10 +33,10 @@ def gpt2_small() -> tuple[TransformerBridge, ContrastPairs]:
     model = TransformerBridge.boot_transformers(
         "gpt2",
         hf_model=network,
-        tokenizer=hand_wired.word_tokenizer(hand_wired.WORDS, bos=False),
+        tokenizer=word_level.word_tokenizer(word_level.WORDS, bos=False),
     ).eval()
     rng = np.random.default_rng(0)
-    tails = [" ".join(rng.choice(hand_wired.WORDS, size=12)) for _ in range(4)]
+    tails = [" ".join(rng.choice(word_level.WORDS, size=12)) for _ in range(4)]
     clean, corrupted = ([f"ape bee {word} {tail}" for tail in tails] for word in ("cat", "dog"))
     pairs = ContrastPairs.from_text(
         model, clean, corrupted, ["elk"] * 4, ["fox"] * 4, prepend_bos=False

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tests import hand_wired
 from workbench import ContrastPairs
+from workbench.core.planted import unplanted
 from workbench.ui import pairs
 
 UNEQUAL = {"clean": "ape bee cat", "corrupted": "ape dog elk cat", "answer": "fox"}
@@ -70,7 +70,7 @@ def test_an_uploaded_file_is_aligned_only_where_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize("kind", ["rows", "file"])
 def test_a_choice_is_made_as_it_was_asked_for(kind: str) -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     content = json.dumps(UNEQUAL).encode() if kind == "file" else b""
     asked: dict[str, Any] = {"rows": [UNEQUAL]} if kind == "rows" else {"file": "own.jsonl"}
     with pytest.raises(ValueError, match="needs equal lengths, or align=True"):
@@ -81,7 +81,7 @@ def test_a_choice_is_made_as_it_was_asked_for(kind: str) -> None:
 
 def made(clean: list[str], corrupted: list[str]) -> ContrastPairs:
     answers = ["fox"] * len(clean)
-    return ContrastPairs.from_text(hand_wired.randomised(), clean, corrupted, answers, align=True)
+    return ContrastPairs.from_text(unplanted.randomised(), clean, corrupted, answers, align=True)
 
 
 def test_the_table_has_matched_tokens_above_each_other_and_both_their_positions() -> None:

@@ -11,8 +11,9 @@ import torch
 import workbench
 from analyses import activations
 from analyses.activations import geometry
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench import Corpus
+from workbench.core.planted import known_circuits, two_steps, unplanted
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_a_corpus_is_the_mean_over_its_rows(model: Any, rows: Corpus) -> None:
 
 
 def test_the_hand_wired_stream_is_known_exactly() -> None:
-    found = activations.stream(hand_wired.two_layer(), (0, 3, 2, 1))
+    found = activations.stream(two_steps.two_layer(), (0, 3, 2, 1))
     # A token and its place are two ones. At the last position each layer adds a one; elsewhere
     # heads attend to all positions alike, so layer 0 adds the mean of the tokens so far, and layer
     # 1 the mean of what layer 0 added so far.
@@ -112,7 +113,7 @@ def test_the_hand_wired_stream_is_known_exactly() -> None:
 
 
 def test_of_the_induction_model_only_what_is_written_again_turns_along() -> None:
-    case = hand_wired_circuits.induction()
+    case = known_circuits.induction()
     found = activations.stream(case.model, case.clean[0])
     expected = naive(
         case.model,
@@ -141,7 +142,7 @@ def test_the_null_is_what_updates_in_random_directions_give(model: Any, rows: Co
 
 
 def test_one_coordinate_makes_streams_alike() -> None:
-    model = hand_wired.randomised(seed=3)
+    model = unplanted.randomised(seed=3)
     plain = {
         name.replace("._original_component", ""): value
         for name, value in model.original_model.named_parameters()

@@ -12,9 +12,10 @@ import workbench
 from analyses import activations
 from analyses.activations import layout as layouts
 from analyses.activations import on_prompt
-from tests import families, hand_wired
+from tests import families
 from workbench.core import results
 from workbench.core.engine import running
+from workbench.core.planted import two_steps, word_level
 
 FAMILIES = [*families.CONFIGS, families.NATIVE]
 IDS = (0, 3, 2, 1, 4)
@@ -124,11 +125,11 @@ def test_numbers_of_a_position_are_those_of_numpy(grammar: Any) -> None:
 
 
 def test_the_hand_wired_model_shows_one_hot_tokens() -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     found = activations.values(model, (0, 3, 2, 1), "blocks.0.hook_resid_pre")
     # A token and its place: two ones.
     np.testing.assert_allclose(found.norm, np.full(4, 2**0.5), rtol=1e-6)
-    assert np.array_equal(np.nonzero(found.kept[0][1])[0], [3, 3 * len(hand_wired.WORDS) + 1])
+    assert np.array_equal(np.nonzero(found.kept[0][1])[0], [3, 3 * len(word_level.WORDS) + 1])
     masked = activations.values(families.bridge("gpt2"), IDS, "blocks.0.attn.hook_attn_scores")
     assert masked.masked == families.HEADS * 10
     assert "only mask a softmax" in masked.summary()

@@ -12,9 +12,10 @@ import torch
 import workbench
 from analyses import activations
 from analyses.activations import moments, outliers, over_corpus
-from tests import families, hand_wired
+from tests import families
 from workbench import Corpus
 from workbench.core.engine import running
+from workbench.core.planted import unplanted, word_level
 from workbench.core.prompts import corpus as corpora
 
 HOOKS = (
@@ -33,7 +34,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def texts(model: Any) -> Corpus:
     rng = np.random.default_rng(0)
-    words = [" ".join(rng.choice(hand_wired.WORDS, rng.integers(2, 9))) for _ in range(150)]
+    words = [" ".join(rng.choice(word_level.WORDS, rng.integers(2, 9))) for _ in range(150)]
     return Corpus.from_texts(model, words)
 
 
@@ -177,14 +178,9 @@ class TestOutliers:
         assert compared.pvalue > 0.001
 
     def test_a_coordinate_that_a_model_writes_is_found_in_every_layer(self) -> None:
-        model = hand_wired.randomised(seed=3)
-        plain = {
-            name.replace("._original_component", ""): value
-            for name, value in model.original_model.named_parameters()
-        }
-        with torch.no_grad():
-            # Where every other size is alike, one coordinate gets a constant from the embedding on.
-            plain["tok_embed.weight"][:, 5] = 1e4
+        model = unplanted.randomised(seed=3)
+        # Where every other size is alike, one coordinate gets a constant from the embedding on.
+        unplanted.enlarge_coordinate(model, 5)
         rows = np.random.default_rng(0).integers(0, 6, (80, 8))
         corpus = Corpus.from_tokens(model, rows)
         found = activations.outlier_dimensions(model, corpus)
@@ -207,7 +203,7 @@ class TestOutliers:
 
 
 def test_a_token_out_of_scale_is_found_where_it_stands(model: Any, texts: Corpus) -> None:
-    planted = hand_wired.randomised()
+    planted = unplanted.randomised()
     plain = {
         name.replace("._original_component", ""): value
         for name, value in planted.original_model.named_parameters()

@@ -11,7 +11,7 @@ import torch
 import workbench
 from analyses import attention
 from analyses.attention import sequences
-from tests import hand_wired, hand_wired_circuits
+from workbench.core.planted import known_circuits, unplanted
 
 # Rounding of a loss in float32 over a dozen layers.
 TOLERANCE = 1e-5
@@ -24,7 +24,7 @@ def grammar() -> attention.RepeatCarriers:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_wired_heads_carry_it_and_no_others(seed: int) -> None:
-    model = hand_wired_circuits.induction().model
+    model = known_circuits.induction().model
     found = attention.repeat_carriers(model, rows=16, seed=seed)
     assert set(found.heads) == {(0, 0), (1, 0)}
     assert np.allclose(found.rise[[0, 1], [1, 1]], 0, atol=1e-6)
@@ -64,7 +64,7 @@ def test_a_rise_is_that_of_plain_hooks_in_transformer_lens(
 
 
 def test_what_makes_no_use_of_a_repeat_has_no_carriers() -> None:
-    found = attention.repeat_carriers(hand_wired.randomised(), rows=16, length=3)
+    found = attention.repeat_carriers(unplanted.randomised(), rows=16, length=3)
     assert not found.used
     assert found.heads == ()
     assert "does not make use of the repeat" in found.summary()

@@ -17,7 +17,8 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from analyses import attention
 from analyses.attention import chance, sequences
-from tests import families, hand_wired_circuits
+from tests import families
+from workbench.core.planted import known_circuits
 
 # float32 means of a few thousand weights.
 CLOSE = 1e-6
@@ -26,7 +27,7 @@ ROWS = 32
 
 @functools.cache
 def wired() -> TransformerBridge:
-    return hand_wired_circuits.induction().model
+    return known_circuits.induction().model
 
 
 @functools.cache

@@ -14,22 +14,19 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from analyses import attribution, circuits
 from analyses.circuits import discovery
-from tests import hand_wired, hand_wired_circuits
 from workbench import ContrastPairs
 from workbench.core import plots, results
+from workbench.core.planted import known_circuits, two_steps
 
 WIRED = {
-    "induction": hand_wired_circuits.induction,
-    "name mover": hand_wired_circuits.name_mover,
+    "induction": known_circuits.induction,
+    "name mover": known_circuits.name_mover,
 }
 
 
 def wired(name: str) -> tuple[TransformerBridge, ContrastPairs, tuple[str, ...]]:
     case = WIRED[name]()
-    pairs = ContrastPairs.from_text(
-        case.model, case.clean, case.corrupted, case.answers, case.wrong
-    )
-    return case.model, pairs, case.edges
+    return case.model, case.pairs, case.edges
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +69,17 @@ def test_wired_edges_are_found_on_one_half_and_carry_everything_on_the_other() -
 
 
 def test_the_whole_two_layer_model_is_two_paths() -> None:
-    model = hand_wired.two_layer()
-    pairs = ContrastPairs.from_text(
-        model,
-        ["ape bee cat dog", "elk bee fox dog", "fox cat ape dog"],
-        ["ape cat cat dog", "elk fox fox dog", "fox dog ape dog"],
-        ["bee", "bee", "cat"],
-        ["cat", "fox", "dog"],
-    )
+    model = two_steps.two_layer()
+    pairs = two_steps.pairs(model)
     circuit = circuits.discover(model, pairs, target=1.0, method="eap", held_out=0.0)
     effects = dict(zip(circuit.edges, circuit.effects, strict=True))
     # DIRECT is what the logits read from the first head, INDIRECT what they read from the second.
     assert effects == pytest.approx(
         {
             "input->a0.h0<v>": 1,
-            "a0.h0->a1.h1<v>": hand_wired.INDIRECT,
-            "a0.h0->logits": hand_wired.DIRECT,
-            "a1.h1->logits": hand_wired.INDIRECT,
+            "a0.h0->a1.h1<v>": two_steps.INDIRECT,
+            "a0.h0->logits": two_steps.DIRECT,
+            "a1.h1->logits": two_steps.INDIRECT,
         },
         abs=1e-5,
     )
@@ -96,7 +87,7 @@ def test_the_whole_two_layer_model_is_two_paths() -> None:
     np.testing.assert_allclose(circuit.exact, -circuit.effects * 2, atol=1e-5)
     half = circuits.discover(model, pairs, target=0.7, method="eap", held_out=0.0)
     assert set(half.edges) == {"input->a0.h0<v>", "a0.h0->a1.h1<v>", "a1.h1->logits"}
-    assert half.reached == pytest.approx(hand_wired.INDIRECT, abs=1e-5)
+    assert half.reached == pytest.approx(two_steps.INDIRECT, abs=1e-5)
 
 
 def test_on_a_trained_model_it_meets_the_target_and_no_edge_can_go(

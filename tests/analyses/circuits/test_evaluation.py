@@ -12,9 +12,9 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from analyses import circuits
 from analyses.circuits import measuring, random_circuits
-from tests import hand_wired_circuits
 from workbench import ContrastPairs
 from workbench.core.engine import graph, metrics, running
+from workbench.core.planted import known_circuits
 
 Wired = tuple[TransformerBridge, ContrastPairs, tuple[str, ...]]
 Grammar = tuple[TransformerBridge, ContrastPairs]
@@ -24,11 +24,8 @@ SPARE = "input->a0.h1<v>"
 
 @pytest.fixture(scope="module")
 def induction() -> Wired:
-    case = hand_wired_circuits.induction()
-    pairs = ContrastPairs.from_text(
-        case.model, case.clean, case.corrupted, case.answers, case.wrong
-    )
-    return case.model, pairs, case.edges
+    case = known_circuits.induction()
+    return case.model, case.pairs, case.edges
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import workbench
 from analyses import contributions
 from analyses.contributions import parts
 from analyses.contributions import runs as rest
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench.core import evidence, results
 from workbench.core.engine import running
+from workbench.core.planted import known_circuits, two_steps
 from workbench.core.prompts.prompt import Prompt
 
 FAMILIES = [*families.CONFIGS, families.NATIVE]
@@ -157,12 +158,12 @@ def test_effects_of_edges_in_float32_are_those_of_naive_hooks(family: str) -> No
 
 class TestHandWired:
     def test_each_wired_edge_has_the_effect_that_it_was_wired_to_have(self) -> None:
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         expected = {
             # Everything of the answer passes through the first head, 0.75 through the second.
             "head 0.0 from 1 to 3": -1.0,
-            "head 1.1 from 3 to 3": -hand_wired.INDIRECT,
-            "past attn 1 at 3": -hand_wired.DIRECT,
+            "head 1.1 from 3 to 3": -two_steps.INDIRECT,
+            "past attn 1 at 3": -two_steps.DIRECT,
             "input at 1": -1.0,
             "past mlp 0 at 1": 0.0,
             "head 0.1 from 1 to 3": 0.0,
@@ -173,7 +174,7 @@ class TestHandWired:
             assert found.change == pytest.approx(change, abs=1e-6), edge
 
     def test_a_head_that_nobody_reads_has_a_share_and_no_effect(self) -> None:
-        case = hand_wired_circuits.induction()
+        case = known_circuits.induction()
         graph = contributions.trace(case.model, case.clean[0])
         (read, unread) = ("head 0.0 from 1 to 2", "head 0.1 from 1 to 2")
         changes = [
@@ -331,7 +332,7 @@ class TestAgreement:
         assert np.abs(found.changes).max() < TOLERANCE
 
     def test_a_graph_with_few_edges_is_told_as_one(self) -> None:
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         graph = contributions.trace(model, "ape bee cat dog")
         assert "too few" in contributions.agreement(model, graph, " bee").summary()
 

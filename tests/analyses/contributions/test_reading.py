@@ -12,9 +12,10 @@ import torch
 import workbench
 from analyses import contributions
 from analyses.contributions import parts, reading
-from tests import families, hand_wired
+from tests import families
 from workbench.core import results
 from workbench.core.engine import running
+from workbench.core.planted import two_steps
 from workbench.core.prompts.prompt import Prompt
 
 FAMILIES = [*families.CONFIGS, families.NATIVE]
@@ -43,14 +44,14 @@ def test_direct_logits_of_all_parts_of_the_end_add_up_to_the_logits(family: str)
 
 
 def test_the_wired_head_promotes_the_token_that_it_copies() -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     graph = contributions.trace(model, "ape bee cat dog")
     found = contributions.promoted(model, graph, "head 1.1 from 3 to 3", top=2)
     token, logit = found.promoted[0]
     assert token == "bee"
     # One token of six has it, so the mean is a sixth.
-    assert logit == pytest.approx(hand_wired.INDIRECT * 5 / 6, abs=1e-6)
-    assert found.suppressed[0][1] == pytest.approx(-hand_wired.INDIRECT / 6, abs=1e-6)
+    assert logit == pytest.approx(two_steps.INDIRECT * 5 / 6, abs=1e-6)
+    assert found.suppressed[0][1] == pytest.approx(-two_steps.INDIRECT / 6, abs=1e-6)
     assert found.p_value <= 0.01
     np.testing.assert_allclose(found.pattern, [0, 0, 0, 1], atol=1e-6)
     figure: Any = found.pattern_figure()
@@ -58,7 +59,7 @@ def test_the_wired_head_promotes_the_token_that_it_copies() -> None:
 
 
 def test_a_part_that_no_token_reads_is_no_more_than_chance() -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     graph = contributions.trace(model, "ape bee cat dog")
     found = contributions.promoted(model, graph, "past attn 0 at 3")
     # Token and place, neither of which the unembedding reads.

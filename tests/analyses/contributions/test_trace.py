@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses import contributions
 from analyses.contributions import parts
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench.core import results
 from workbench.core.engine import running
+from workbench.core.planted import known_circuits, two_steps
 from workbench.core.prompts.prompt import Prompt
 
 FAMILIES = [*families.CONFIGS, families.NATIVE]
@@ -119,7 +122,7 @@ def test_shares_are_those_of_the_definition_worked_out_from_hooks() -> None:
 
 class TestHandWired:
     def test_the_routes_of_the_two_layer_model_are_the_wired_ones_and_no_others(self) -> None:
-        graph = contributions.trace(hand_wired.two_layer(), "ape bee cat dog")
+        graph = contributions.trace(two_steps.two_layer(), "ape bee cat dog")
         found = {str(graph.edge(i)): float(graph.shares[i]) for i in graph.routes(0.02)}
         # Before: token and place, of length 1 each; then A beside them, then B beside these.
         expected = {
@@ -141,7 +144,7 @@ class TestHandWired:
     def test_the_route_of_induction_leads_to_the_copied_token_and_what_was_written_there(
         self,
     ) -> None:
-        case = hand_wired_circuits.induction()
+        case = known_circuits.induction()
         # BOS ape bee cat dog ape: the last position copies what followed the first "ape".
         graph = contributions.trace(case.model, case.clean[0])
         found = {str(graph.edge(i)) for i in graph.routes(0.1)}
@@ -158,7 +161,7 @@ class TestHandWired:
         }
 
     def test_a_model_without_an_mlp_has_no_steps_of_one(self) -> None:
-        config = hand_wired.TransformerBridgeConfig(
+        config = TransformerBridgeConfig(
             d_model=8,
             d_head=4,
             n_heads=2,
@@ -170,7 +173,7 @@ class TestHandWired:
             normalization_type=None,
             init_weights=False,
         )
-        model = hand_wired.TransformerBridge.boot_native(config).eval()
+        model = TransformerBridge.boot_native(config).eval()
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.original_model.parameters():

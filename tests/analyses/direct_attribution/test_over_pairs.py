@@ -10,18 +10,16 @@ import pytest
 
 import workbench
 from analyses import direct_attribution
-from tests import families, hand_wired_circuits
+from tests import families
 from workbench import ContrastPairs
 from workbench.core import evidence, results
+from workbench.core.planted import known_circuits
 
 
 @pytest.fixture(scope="module")
 def induction() -> Any:
-    case = hand_wired_circuits.induction()
-    pairs = ContrastPairs.from_text(
-        case.model, case.clean, case.corrupted, case.answers, case.wrong
-    )
-    return case, pairs, direct_attribution.attribute_pairs(case.model, pairs)
+    case = known_circuits.induction()
+    return case, case.pairs, direct_attribution.attribute_pairs(case.model, case.pairs)
 
 
 def test_only_the_induction_head_writes_the_answers(induction: Any) -> None:

@@ -12,9 +12,10 @@ import torch
 import workbench
 from analyses import direct_attribution
 from analyses.direct_attribution import parts as naming
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench.core import results
 from workbench.core.engine import running
+from workbench.core.planted import known_circuits, two_steps
 
 IDS = (0, 3, 1, 2, 5, 4, 0, 1)
 POSITION = 6
@@ -94,29 +95,29 @@ def test_a_mean_is_that_over_the_prompt_or_over_reference_texts(reference: tuple
 
 def test_a_mean_has_a_share_too_which_is_taken_off() -> None:
     """With frozen norms, a mean's share is the mean of what a head writes where it is averaged."""
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     found = direct_attribution.attribute(model, "ape bee cat dog", " bee")
     check = direct_attribution.check(model, found, ablation="mean")
     # Only the last position attends for certain; the first three look at all words up to them.
     weight = np.mean([0.0, 1 / 2, 1 / 3, 1.0])
-    expected = hand_wired.DIRECT * (1 - weight)
+    expected = two_steps.DIRECT * (1 - weight)
     assert check.direct[check.names.index("a0.h0")] == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_is_carried_on_is_in_the_effect_and_not_in_the_share() -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     found = direct_attribution.attribute(model, "ape bee cat dog", " bee")
     check = direct_attribution.check(model, found)
     both = dict(zip(check.names, zip(check.direct, check.total, strict=True), strict=True))
-    assert both["a0.h0"] == (hand_wired.DIRECT, hand_wired.DIRECT + hand_wired.INDIRECT)
-    assert both["a1.h1"] == (hand_wired.INDIRECT, hand_wired.INDIRECT)
+    assert both["a0.h0"] == (two_steps.DIRECT, two_steps.DIRECT + two_steps.INDIRECT)
+    assert both["a1.h1"] == (two_steps.INDIRECT, two_steps.INDIRECT)
     assert both["m1"] == (0.0, 0.0)
     assert check.opposed == ()
     assert "No part moves it against" in check.summary()
 
 
 def test_a_head_without_a_share_has_an_effect_where_it_is_removed_everywhere() -> None:
-    case = hand_wired_circuits.induction()
+    case = known_circuits.induction()
     found = direct_attribution.attribute(
         case.model, case.clean[0], case.answers[0], wrong=case.wrong[0]
     )
@@ -169,7 +170,7 @@ class TestWhatACheckSays:
 
 
 def test_two_parts_are_too_few_for_a_correlation() -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     found = direct_attribution.attribute(model, "ape bee cat dog", " bee")
     check = direct_attribution.check(model, found, top=2, top_neurons=0)
     assert check.names == ("a1.h1", "a0.h0")
@@ -187,13 +188,13 @@ def test_two_parts_are_too_few_for_a_correlation() -> None:
     ],
 )
 def test_what_cannot_be_checked_is_a_sentence(changed: dict[str, Any], said: str) -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     found = direct_attribution.attribute(model, "ape bee cat dog", " bee", position=0)
     with pytest.raises(ValueError, match=said):
         direct_attribution.check(model, found, **changed)
 
 
 def test_another_model_than_the_one_that_was_attributed_is_refused() -> None:
-    found = direct_attribution.attribute(hand_wired.two_layer(), "ape bee", " bee")
+    found = direct_attribution.attribute(two_steps.two_layer(), "ape bee", " bee")
     with pytest.raises(ValueError, match="with other weights"):
         direct_attribution.check(families.bridge("gpt2"), found)

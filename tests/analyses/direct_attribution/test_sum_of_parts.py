@@ -14,9 +14,10 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from analyses import direct_attribution
 from analyses.direct_attribution import parts as naming
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench.core import results
 from workbench.core.engine import running
+from workbench.core.planted import known_circuits, two_steps
 
 FAMILIES = [*families.CONFIGS, families.NATIVE]
 # What the issue asks for; the sums themselves are far closer.
@@ -148,22 +149,22 @@ class TestAgainstTransformerLens:
 
 class TestKnownModels:
     def test_two_layers_write_a_quarter_and_three_quarters(self) -> None:
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         found = direct_attribution.attribute(model, "ape bee cat dog", " bee")
         written = {
             name: share for name, share in zip(found.names, found.here, strict=True) if share
         }
-        assert written == {"a0.h0": hand_wired.DIRECT, "a1.h1": hand_wired.INDIRECT}
+        assert written == {"a0.h0": two_steps.DIRECT, "a1.h1": two_steps.INDIRECT}
         assert found.largest[:2] == ("a1.h1", "a0.h0")
         assert found.before_cap[-1] == 1.0
         assert found.error < 1e-7
         # The first head brings it from the second word, the other one from where it stands.
         expected = np.zeros((2, 2, 4))
-        expected[0, 0, 1], expected[1, 1, 3] = hand_wired.DIRECT, hand_wired.INDIRECT
+        expected[0, 0, 1], expected[1, 1, 3] = two_steps.DIRECT, two_steps.INDIRECT
         np.testing.assert_array_equal(found.by_source, expected)
 
     def test_only_the_induction_head_writes_the_answer(self) -> None:
-        case = hand_wired_circuits.induction()
+        case = known_circuits.induction()
         found = direct_attribution.attribute(
             case.model, case.clean[0], case.answers[0], wrong=case.wrong[0]
         )

@@ -7,7 +7,7 @@ import pytest
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired, hand_wired_units
+from workbench.core.planted import known_units, two_steps, word_level
 from workbench.core.prompts.corpus import Corpus
 
 
@@ -20,12 +20,12 @@ def grammar() -> TransformerBridge:
 @pytest.fixture(scope="module")
 def planted() -> TransformerBridge:
     """Units that compute known functions."""
-    return hand_wired_units.detectors()
+    return known_units.detectors()
 
 
 @pytest.fixture(scope="module")
 def tokens(planted: TransformerBridge) -> Corpus:
     """Random words."""
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, len(hand_wired.WORDS), (300, hand_wired.N_CTX))
+    rows = rng.integers(0, len(word_level.WORDS), (300, two_steps.N_CTX))
     return Corpus.from_tokens(planted, rows)

@@ -16,8 +16,8 @@ from analyses.feature_visualization import (
     believe,
     token_means,
 )
-from tests import hand_wired_units
 from workbench.core import results
+from workbench.core.planted import known_units
 from workbench.core.prompts.corpus import Corpus
 
 
@@ -35,7 +35,7 @@ class TestPlanted:
     def test_the_true_description_scores_one_and_no_other_unit_does(
         self, planted: TransformerBridge, tokens: Corpus
     ) -> None:
-        found = believe(planted, tokens, "neuron 0.0", TokenSet((hand_wired_units.DOG,), "dog"))
+        found = believe(planted, tokens, "neuron 0.0", TokenSet((known_units.DOG,), "dog"))
         assert found.correlation == pytest.approx(1, abs=1e-9)
         assert (found.precision, found.recall) == (1, 1)
         assert found.interval == pytest.approx((1, 1), abs=1e-9)
@@ -49,7 +49,7 @@ class TestPlanted:
     def test_tokens_that_are_shuffled_score_zero(
         self, planted: TransformerBridge, tokens: Corpus
     ) -> None:
-        other = TokenSet(((hand_wired_units.DOG + 1) % 6,), "another animal")
+        other = TokenSet(((known_units.DOG + 1) % 6,), "another animal")
         found = believe(planted, tokens, "neuron 0.1", other)
         assert abs(found.correlation) < 0.1
         assert found.interval[0] < 0 < found.interval[1]
@@ -104,7 +104,7 @@ class TestPlanted:
     ) -> None:
         first, second = tokens.split(0.5)
         learned = token_means(planted, first, "neuron 0.0")
-        assert learned.means.tolist() == [float(i == hand_wired_units.DOG) for i in range(6)]
+        assert learned.means.tolist() == [float(i == known_units.DOG) for i in range(6)]
         assert believe(planted, second, "neuron 0.0", learned).correlation == pytest.approx(1)
 
 

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from analyses.feature_visualization import Hypothesis, Neighbourhood, TokenSet, believe, token_means
 from analyses.feature_visualization import text as texts
-from tests import hand_wired, hand_wired_units
+from workbench.core.planted import known_units, word_level
 from workbench.core.prompts.corpus import Corpus
 
 APE, BEE, CAT, DOG, ELK, FOX = range(6)
@@ -22,14 +22,14 @@ BOS = 6
 
 @pytest.fixture(scope="module")
 def planted() -> TransformerBridge:
-    return hand_wired_units.pairs()
+    return known_units.pairs()
 
 
 @pytest.fixture(scope="module")
 def tokens(planted: TransformerBridge) -> Corpus:
     """Rows of different lengths, BOS in front of each."""
     rng = np.random.default_rng(0)
-    rows = [rng.choice(hand_wired.WORDS, rng.integers(1, 12)) for _ in range(400)]
+    rows = [rng.choice(word_level.WORDS, rng.integers(1, 12)) for _ in range(400)]
     return Corpus.from_texts(planted, [" ".join(row) for row in rows])
 
 

@@ -13,10 +13,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.feature_visualization import TopExamples, top_examples, view_unit
-from tests import hand_wired, hand_wired_units
 from workbench.core import results
 from workbench.core.engine import decoder, running, scan, units
 from workbench.core.models import dictionaries
+from workbench.core.planted import known_units, two_steps, word_level
 from workbench.core.prompts import corpus as corpora
 from workbench.core.prompts.corpus import Corpus
 
@@ -190,10 +190,10 @@ class TestPlanted:
         self, planted: TransformerBridge
     ) -> None:
         rng = np.random.default_rng(0)
-        tokens = rng.integers(0, len(hand_wired.WORDS), (60, hand_wired.N_CTX))
+        tokens = rng.integers(0, len(word_level.WORDS), (60, two_steps.N_CTX))
         found = top_examples(planted, Corpus.from_tokens(planted, tokens), "neuron", k=240)
-        dogs = tokens == hand_wired_units.DOG
-        third = np.arange(hand_wired.N_CTX)[None] == 2
+        dogs = tokens == known_units.DOG
+        third = np.arange(two_steps.N_CTX)[None] == 2
         third = np.broadcast_to(third, tokens.shape)
         for neuron, expected in enumerate((dogs, third, dogs & third)):
             unit = found.of(f"neuron 0.{neuron}")

@@ -20,13 +20,13 @@ from analyses.feature_visualization.outside import cloud, corpus_windows
 from analyses.feature_visualization.outside import inputs as of_inputs
 from analyses.feature_visualization.outside import texts as of_texts
 from analyses.feature_visualization.text import candidates
-from tests import hand_wired, hand_wired_units
 from workbench.core import evidence, results
 from workbench.core.engine import units
 from workbench.core.networks import architectures
+from workbench.core.planted import known_units, word_level
 from workbench.core.prompts.corpus import Corpus
 
-CAT, DOG = hand_wired.WORDS.index("cat"), hand_wired.WORDS.index("dog")
+CAT, DOG = word_level.WORDS.index("cat"), word_level.WORDS.index("dog")
 
 
 def drawn(count: int, width: int, seed: int = 0) -> np.ndarray:
@@ -118,14 +118,14 @@ class TestCloud:
 
 @pytest.fixture(scope="module")
 def planted() -> TransformerBridge:
-    return hand_wired_units.pairs()
+    return known_units.pairs()
 
 
 @pytest.fixture(scope="module")
 def never(planted: TransformerBridge) -> Corpus:
     """A corpus in which no dog stands after a cat."""
     rng = np.random.default_rng(0)
-    rows = [" ".join(rng.choice(hand_wired.WORDS, 8)) for _ in range(200)]
+    rows = [" ".join(rng.choice(word_level.WORDS, 8)) for _ in range(200)]
     return Corpus.from_texts(planted, [row.replace("cat dog", "cat ape") for row in rows])
 
 
@@ -152,7 +152,7 @@ class TestPlanted:
 
     def test_one_that_it_holds_lies_inside(self, planted: TransformerBridge) -> None:
         rng = np.random.default_rng(0)
-        rows = [" ".join(rng.choice(hand_wired.WORDS, 3)) for _ in range(500)]
+        rows = [" ".join(rng.choice(word_level.WORDS, 3)) for _ in range(500)]
         corpus = Corpus.from_texts(planted, rows)
         dog = text.optimize_text(planted, "neuron 0.3", length=3, restarts=1, iterations=5)
         found = outside.compare_with_examples(planted, corpus, dog, examples=5)

@@ -8,7 +8,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from analyses.feature_visualization import places
-from tests import hand_wired, hand_wired_units
+from workbench.core.planted import known_units, word_level
 from workbench.core.prompts.corpus import Corpus
 
 
@@ -61,8 +61,8 @@ def test_a_sample_is_ascending_and_all_where_there_are_fewer(documents: Corpus) 
 
 
 def test_tokens_are_written_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = hand_wired_units.detectors()
-    dog = hand_wired.WORDS.index("dog")
+    model = known_units.detectors()
+    dog = word_level.WORDS.index("dog")
     assert places.strings(model, [dog]) == ("dog",)
     assert places.text(model, [dog, dog]) == "dog dog"
     assert places.marked(["a", "dog", "ran"], 1) == "a ⟦dog⟧ ran"

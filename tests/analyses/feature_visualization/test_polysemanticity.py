@@ -14,9 +14,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.feature_visualization import grouping, polysemanticity
-from tests import hand_wired, hand_wired_units
 from workbench.core import results
 from workbench.core.engine import running, scan, units
+from workbench.core.planted import known_units, two_steps, word_level
 from workbench.core.prompts.corpus import Corpus
 
 FEW: dict[str, Any] = {"draws": 19, "resamples": 10}
@@ -25,17 +25,17 @@ FEW: dict[str, Any] = {"draws": 19, "resamples": 10}
 @pytest.fixture(scope="module")
 def planted() -> TransformerBridge:
     """The detectors, with neuron 3 firing at "dog" and at "elk" alike."""
-    model = hand_wired_units.detectors()
+    model = known_units.detectors()
     weight = parameter(model, "layers.0.mlp.fc_in.weight")
     with torch.no_grad():
-        weight[3, [hand_wired_units.DOG, hand_wired_units.ELK]] = 1
+        weight[3, [known_units.DOG, known_units.ELK]] = 1
     return model
 
 
 @pytest.fixture(scope="module")
 def tokens(planted: TransformerBridge) -> Corpus:
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, len(hand_wired.WORDS), (150, hand_wired.N_CTX))
+    rows = rng.integers(0, len(word_level.WORDS), (150, two_steps.N_CTX))
     return Corpus.from_tokens(planted, rows)
 
 
@@ -97,7 +97,7 @@ class TestPlanted:
     ) -> None:
         found = polysemanticity.separated_groups(planted, tokens, "neuron 0.0", k=80, **FEW)
         assert (found.number, found.interval) == (1, (1, 1))
-        assert len(set(found.positions.tolist())) == hand_wired.N_CTX
+        assert len(set(found.positions.tolist())) == two_steps.N_CTX
         assert (found.groups[0].size, found.groups[0].mean_activation) == (80, 1)
         assert [(one.text, one.share) for one in found.groups[0].tokens] == [("dog", 1)]
         assert math.isnan(found.groups[0].tokens[0].elsewhere)
@@ -111,7 +111,7 @@ class TestPlanted:
             planted, tokens, "neuron 0.0", k=80, weighted=False, **FEW
         )
         # One a position: "dog" is half of the input only.
-        assert found.number >= hand_wired.N_CTX - 1
+        assert found.number >= two_steps.N_CTX - 1
         assert {one.tokens[0].text for one in found.groups} == {"dog"}
 
     def test_a_unit_of_two_tokens_is_two_groups_with_exactly_these_members(
@@ -124,8 +124,8 @@ class TestPlanted:
         at = tokens.at(both.rows, both.positions)
         members = {frozenset(at[both.grouping.labels == label].tolist()) for label in (0, 1)}
         assert members == {
-            frozenset({hand_wired_units.DOG}),
-            frozenset({hand_wired_units.ELK}),
+            frozenset({known_units.DOG}),
+            frozenset({known_units.ELK}),
         }
         assert sum(one.size for one in both.groups) == 120
         for one in both.groups:
@@ -137,13 +137,13 @@ class TestPlanted:
         self, planted: TransformerBridge, tokens: Corpus
     ) -> None:
         given = torch.zeros(1, planted.cfg.d_model)
-        given[0, hand_wired_units.DOG] = 1
+        given[0, known_units.DOG] = 1
         found = polysemanticity.separated_groups(
             planted, tokens, "resid_pre 0.0", k=40, directions=given, **FEW
         )
         assert found.unit == "direction 0.0"
         assert found.reads == "the residual stream at the start of layer 0"
-        assert (tokens.at(found.rows, found.positions) == hand_wired_units.DOG).all()
+        assert (tokens.at(found.rows, found.positions) == known_units.DOG).all()
         head = polysemanticity.separated_groups(planted, tokens, "head 0.0", k=40, **FEW)
         assert head.activations[0] > 0
 

@@ -13,8 +13,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from analyses.feature_visualization import Pattern, TokenSet, believe, correlation, search
-from tests import hand_wired_units
 from workbench.core import results
+from workbench.core.planted import known_units
 from workbench.core.prompts.corpus import Chunk, Corpus
 
 
@@ -50,7 +50,7 @@ def stops(grammar: TransformerBridge, documents: Corpus) -> search.FoundUnits:
 
 
 def dogs() -> TokenSet:
-    return TokenSet((hand_wired_units.DOG,), "dog")
+    return TokenSet((known_units.DOG,), "dog")
 
 
 class TestPlanted:
@@ -86,7 +86,7 @@ class TestPlanted:
 
     def test_directions_are_searched_too(self, planted: TransformerBridge, tokens: Corpus) -> None:
         given = torch.zeros(2, planted.cfg.d_model)
-        given[0, 1] = given[1, hand_wired_units.DOG] = 2
+        given[0, 1] = given[1, known_units.DOG] = 2
         found = search.find_units(
             planted, tokens, dogs(), "resid_pre", layers=[0], directions=given, resamples=19
         )
@@ -98,7 +98,7 @@ class TestChance:
     def test_a_description_of_other_rows_finds_nothing_more_often_than_it_may(
         self, planted: TransformerBridge, tokens: Corpus
     ) -> None:
-        flat = np.stack([tokens.row(i) for i in range(len(tokens))]) == hand_wired_units.DOG
+        flat = np.stack([tokens.row(i) for i in range(len(tokens))]) == known_units.DOG
         smallest: list[float] = []
         for seed in range(40):
             shuffled = np.random.default_rng(100 + seed).permutation(flat)

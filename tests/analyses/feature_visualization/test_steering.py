@@ -17,10 +17,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from analyses.activation_patching import answer_direction
 from analyses.feature_visualization import steering
 from analyses.feature_visualization.steering import adding
-from tests import families, hand_wired, hand_wired_units
+from tests import families
 from workbench.core import results
 from workbench.core.engine import continuation, running
 from workbench.core.engine import units as engine_units
+from workbench.core.planted import known_units, two_steps, unplanted, word_level
 from workbench.core.prompts.corpus import Corpus
 from workbench.core.prompts.pairs import ContrastPairs
 
@@ -55,7 +56,7 @@ def elks(planted: TransformerBridge) -> ContrastPairs:
 @pytest.fixture(scope="module")
 def words(planted: TransformerBridge) -> Corpus:
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, len(hand_wired.WORDS), (60, hand_wired.N_CTX))
+    rows = rng.integers(0, len(word_level.WORDS), (60, two_steps.N_CTX))
     return Corpus.from_tokens(planted, rows)
 
 
@@ -92,7 +93,7 @@ def uneven(model: TransformerBridge, n_ctx: int) -> Corpus:
     rng = np.random.default_rng(1)
     lengths = np.array([n_ctx, 2, 5, 1, 7])
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    tokens = rng.integers(0, len(hand_wired.WORDS), int(lengths.sum())).astype(np.int32)
+    tokens = rng.integers(0, len(word_level.WORDS), int(lengths.sum())).astype(np.int32)
     return Corpus("uneven rows", tokens, starts, special=(5,))
 
 
@@ -193,7 +194,7 @@ class TestWired:
         )
         # The logits of elk and fox read A by 0.25 and B by 0.75 each: the gap is 2 (0.25² + 0.75²)
         # for a vector whose length is the root of that.
-        reach = np.sqrt(2 * (hand_wired.DIRECT**2 + hand_wired.INDIRECT**2))
+        reach = np.sqrt(2 * (two_steps.DIRECT**2 + two_steps.INDIRECT**2))
         assert found.strengths.tolist() == [-1, 0, 2]
         np.testing.assert_allclose(found.effects, reach * found.strengths, atol=1e-6)
         # In a space of 22 dimensions, no random vector lies along it.
@@ -205,7 +206,7 @@ class TestWired:
         self, planted: TransformerBridge, elks: ContrastPairs, words: Corpus
     ) -> None:
         rows = torch.zeros(2, planted.cfg.d_model)
-        rows[1, len(hand_wired.WORDS) + hand_wired_units.ELK] = 3
+        rows[1, len(word_level.WORDS) + known_units.ELK] = 3
         found = steering.steer(
             planted,
             elks,
@@ -216,7 +217,7 @@ class TestWired:
             controls=3,
         )
         assert (found.unit, found.length) == ("latent 1.1", 3)
-        np.testing.assert_allclose(found.effects, [0, 3 * hand_wired.DIRECT], atol=1e-6)
+        np.testing.assert_allclose(found.effects, [0, 3 * two_steps.DIRECT], atol=1e-6)
 
     def test_without_strengths_the_grid_is_that_of_the_unit(
         self, planted: TransformerBridge, elks: ContrastPairs, words: Corpus
@@ -525,7 +526,7 @@ class TestText:
 
     @pytest.mark.parametrize("positions", ["all", "ordinary"])
     def test_against_a_naive_loop(self, positions: str) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         ids = model.to_tokens("cat elk").tolist()[0]
         assert ids[0] == model.tokenizer.bos_token_id
         start = int(positions == "ordinary")
@@ -596,7 +597,7 @@ class TestWrongInput:
         self, planted: TransformerBridge, elks: ContrastPairs, words: Corpus
     ) -> None:
         silent = torch.zeros(1, planted.cfg.d_model)
-        silent[0, 2 * len(hand_wired.WORDS)] = -1
+        silent[0, 2 * len(word_level.WORDS)] = -1
         with pytest.raises(ValueError, match="latent 0.0 is 0 on all of the text"):
             steering.steer(planted, elks, words, "resid_post 0.0", dictionary=Latents(silent))
         single = Corpus.from_tokens(planted, np.zeros((3, 1), dtype=np.int64))

@@ -21,9 +21,9 @@ from analyses.feature_visualization import (
     view_unit,
 )
 from analyses.feature_visualization.output_tokens import written
-from tests import hand_wired, hand_wired_units
 from workbench.core import results
 from workbench.core.engine import units
+from workbench.core.planted import known_units, two_steps
 from workbench.core.prompts.corpus import Corpus
 
 
@@ -145,10 +145,10 @@ class TestTriggers:
 
 class TestOutputs:
     def test_a_planted_output_is_found_and_is_beyond_chance(self) -> None:
-        model = hand_wired_units.detectors()
+        model = known_units.detectors()
         family, _ = units.family_of(model, "neuron 0.0")
         found = output_tokens(model, family, 0, top=2)
-        assert found.promoted[0] == (hand_wired_units.ELK, hand_wired.DIRECT)
+        assert found.promoted[0] == (known_units.ELK, two_steps.DIRECT)
         assert [logit for _, logit in found.promoted[1:]] == [0]
         # It writes nothing that any other token reads, but random vectors write to both halves.
         assert found.suppressed[0][1] == 0
@@ -190,8 +190,8 @@ class TestWrongInput:
 
 
 def test_what_a_neuron_writes_is_of_the_models_kind() -> None:
-    plain = hand_wired_units.detectors()
-    double = hand_wired_units.detectors().to(torch.float64)
+    plain = known_units.detectors()
+    double = known_units.detectors().to(torch.float64)
     expected = plain.blocks[0].mlp.W_out[0].detach()
     assert torch.equal(written(units.family(plain, "neuron", 0), plain, 0), expected)
     found = written(units.family(double, "neuron", 0), double, 0)

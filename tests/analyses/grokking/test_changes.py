@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from analyses.grokking import changes, drops
-from tests import hand_wired, hand_wired_modular
 from workbench.core.engine import running
+from workbench.core.models import anatomy
 from workbench.core.modular import recipe, training
 from workbench.core.modular.run import TrainingRun
 from workbench.core.modular.tasks import Task
+from workbench.core.planted import two_steps, unplanted
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -26,25 +27,11 @@ TASK = Task(p=11, fraction=0.5)
 
 def edited(model: TransformerBridge, **factors: float) -> None:
     """Scale some parameters in place, named by what they end with (dots as double underscores)."""
-    parameters = hand_wired_modular.parameters(model)
+    parameters = anatomy.stored_parameters(model)
     with torch.no_grad():
         for ending, factor in factors.items():
             (name,) = [n for n in parameters if n.endswith(ending.replace("__", "."))]
             parameters[name].mul_(factor)
-
-
-def new_head(model: TransformerBridge, layer: int, head: int, *, seed: int) -> None:
-    """Draw one head's weights anew: queries, keys, values and outputs."""
-    parameters = hand_wired_modular.parameters(model)
-    width = int(model.cfg.d_head)
-    rows = slice(head * width, (head + 1) * width)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for part in "qkv":
-            weight = parameters[f"layers.{layer}.attn.{part}.weight"]
-            weight[rows] = torch.randn(weight[rows].shape, generator=generator)
-        weight = parameters[f"layers.{layer}.attn.o.weight"]
-        weight[:, rows] = torch.randn(weight[:, rows].shape, generator=generator)
 
 
 def random_tokens(model: TransformerBridge, prompts: int, length: int) -> torch.Tensor:
@@ -67,8 +54,8 @@ def losses_by_hand(
 
 
 def test_a_head_that_alone_has_new_weights_is_all_of_the_change() -> None:
-    before, after = hand_wired.randomised(), hand_wired.randomised()
-    new_head(after, 1, 2, seed=3)
+    before, after = unplanted.randomised(), unplanted.randomised()
+    unplanted.redraw_head(after, 1, 2, seed=3)
     tokens = random_tokens(before, 40, 5)
     answers = top_answers(after, tokens)
     found = changes.what_changed(before, after, tokens=tokens, answers=answers, n_random=0)
@@ -89,7 +76,7 @@ def test_a_head_that_alone_has_new_weights_is_all_of_the_change() -> None:
 
 
 def test_the_weights_mode_is_the_model_with_that_components_weights_swapped() -> None:
-    before, after = hand_wired.randomised(seed=0), hand_wired.randomised(seed=1)
+    before, after = unplanted.randomised(seed=0), unplanted.randomised(seed=1)
     tokens = random_tokens(before, 12, 6)
     answers = tokens[:, 2]
     found = changes.what_changed(before, after, tokens=tokens, answers=answers, n_random=0)
@@ -106,10 +93,10 @@ def test_the_weights_mode_is_the_model_with_that_components_weights_swapped() ->
     }
     for component, names in parts.items():
         for direction, (host_seed, donor) in enumerate(((0, after), (1, before))):
-            mixture = hand_wired.randomised(seed=host_seed)
-            theirs = hand_wired_modular.parameters(donor)
+            mixture = unplanted.randomised(seed=host_seed)
+            theirs = anatomy.stored_parameters(donor)
             with torch.no_grad():
-                for name, value in hand_wired_modular.parameters(mixture).items():
+                for name, value in anatomy.stored_parameters(mixture).items():
                     if name.startswith(names):
                         value.copy_(theirs[name])
             expected = losses_by_hand(mixture, tokens, answers)
@@ -119,7 +106,7 @@ def test_the_weights_mode_is_the_model_with_that_components_weights_swapped() ->
 
 
 def test_the_activations_mode_is_the_other_checkpoints_own_output() -> None:
-    before, after = hand_wired.randomised(seed=0), hand_wired.randomised(seed=1)
+    before, after = unplanted.randomised(seed=0), unplanted.randomised(seed=1)
     tokens = random_tokens(before, 12, 6)
     answers = tokens[:, 0]
     found = changes.what_changed(before, after, tokens=tokens, answers=answers, n_random=0)
@@ -139,7 +126,7 @@ def test_the_activations_mode_is_the_other_checkpoints_own_output() -> None:
 
 def test_two_parts_of_a_chain_suffice_and_are_needed_as_wired() -> None:
     # Two heads in a row copy a token; logits are .25 A + .75 B. The chain's second head is cut.
-    before, after = hand_wired.two_layer(), hand_wired.two_layer()
+    before, after = two_steps.two_layer(), two_steps.two_layer()
     edited(before, layers__1__attn__o__weight=0.0)
     tokens = torch.tensor([[0, i, 5, 4] for i in range(6)])
     answers = tokens[:, 1]
@@ -159,7 +146,7 @@ def test_two_parts_of_a_chain_suffice_and_are_needed_as_wired() -> None:
 
 
 def test_a_head_upstream_is_credited_for_what_its_reader_passes_on_only_with_the_reader() -> None:
-    before, after = hand_wired.two_layer(), hand_wired.two_layer()
+    before, after = two_steps.two_layer(), two_steps.two_layer()
     for ending in ("layers__0__attn__o__weight", "layers__1__attn__o__weight"):
         edited(before, **{ending: 0.0})
     tokens = torch.tensor([[0, i, 5, 4] for i in range(6)])
@@ -187,9 +174,9 @@ def test_a_head_upstream_is_credited_for_what_its_reader_passes_on_only_with_the
 
 
 def test_equal_checkpoints_changed_nothing() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     tokens = random_tokens(model, 5, 4)
-    found = changes.what_changed(model, hand_wired.randomised(), tokens=tokens, n_random=3)
+    found = changes.what_changed(model, unplanted.randomised(), tokens=tokens, n_random=3)
     assert found.unchanged
     assert not found.changes.any()
     assert not found.random.any()
@@ -199,7 +186,7 @@ def test_equal_checkpoints_changed_nothing() -> None:
 
 
 def test_without_answers_the_next_token_is_asked_for_everywhere() -> None:
-    before, after = hand_wired.randomised(seed=0), hand_wired.randomised(seed=2)
+    before, after = unplanted.randomised(seed=0), unplanted.randomised(seed=2)
     tokens = random_tokens(before, 6, 7)
     found = changes.what_changed(before, after, tokens=tokens, n_random=0)
     with torch.inference_mode():
@@ -294,10 +281,10 @@ def test_equal_seeds_give_equal_bits(trained: TrainingRun) -> None:
 
 
 def test_wrong_input_is_one_sentence() -> None:
-    before = hand_wired.randomised()
+    before = unplanted.randomised()
     tokens = random_tokens(before, 3, 4)
     with pytest.raises(ValueError, match=r"differ in architecture: layers\.2\..* is missing"):
-        changes.what_changed(before, hand_wired.randomised(n_layers=3), tokens=tokens)
+        changes.what_changed(before, unplanted.randomised(n_layers=3), tokens=tokens)
     with pytest.raises(ValueError, match="either a task or tokens"):
         changes.what_changed(before, before)
     with pytest.raises(ValueError, match="either a task or tokens"):

@@ -13,6 +13,7 @@ import scipy.stats
 
 from analyses.grokking import curves, drop_scan, drops
 from workbench.core.modular import run
+from workbench.core.planted import known_curves
 
 
 def a_curve(steps: np.ndarray, log_loss: np.ndarray) -> curves.Curve:
@@ -21,27 +22,11 @@ def a_curve(steps: np.ndarray, log_loss: np.ndarray) -> curves.Curve:
     )
 
 
-def noise(n: int, sd: float, seed: int, correlation: float = 0.5) -> np.ndarray:
-    """First-order autoregressive noise, point by point."""
-    rng = np.random.default_rng(seed)
-    values = [rng.standard_normal()]
-    for _ in range(n - 1):
-        values.append(
-            correlation * values[-1] + np.sqrt(1 - correlation**2) * rng.standard_normal()
-        )
-    return sd * np.array(values)
-
-
-X = np.arange(1, 1001)
-# A power law, 1,000 points ten steps apart, noise of 0.02 dex.
-SMOOTH = -0.3 * np.log10(X)
+X, SMOOTH = known_curves.PLACES, known_curves.SMOOTH
 
 
 def with_changes(*changes: tuple[int, float], seed: int = 0) -> curves.Curve:
-    y = SMOOTH + noise(1000, 0.02, seed)
-    for place, change in changes:
-        y[place:] += change
-    return a_curve(10 * X, y)
+    return a_curve(*known_curves.power_law(changes, seed=seed))
 
 
 def test_of_500_smooth_curves_no_more_are_flagged_than_the_level_says() -> None:
@@ -87,7 +72,12 @@ def test_grokking_is_one_drop(uneven: bool) -> None:
     if uneven:
         steps = np.sort(np.random.default_rng(0).choice(steps, 120, replace=False))
     # A plateau, then six decades in a few hundred of 14,000 steps.
-    y = 1.2 - 6 / (1 + np.exp(-(steps - 9000) / 60)) - 2e-5 * steps + noise(len(steps), 0.01, 0)
+    y = (
+        1.2
+        - 6 / (1 + np.exp(-(steps - 9000) / 60))
+        - 2e-5 * steps
+        + known_curves.noise(len(steps), 0.01, 0)
+    )
     found = drops.detect_drops(a_curve(steps, y))
     (step,), (size,) = found.steps, found.sizes
     assert abs(step - 9000) < 0.05 * 9000
@@ -131,7 +121,11 @@ def test_six_decades_within_2000_of_40000_steps_are_one_drop(
 ) -> None:
     steps = np.arange(0, 40001, 50)
     # Nearly all of a sigmoid (96 %) lies within eight scales.
-    y = 0.8 - 6 / (1 + np.exp(-(steps - middle) / 250)) + noise(801, sd, 1, correlation)
+    y = (
+        0.8
+        - 6 / (1 + np.exp(-(steps - middle) / 250))
+        + known_curves.noise(801, sd, 1, correlation)
+    )
     found = drops.detect_drops(a_curve(steps, y))
     (step,), (start,), (end,), (size,) = found.steps, found.starts, found.ends, found.sizes
     assert abs(step - middle) < 300
@@ -185,20 +179,20 @@ def test_two_falls_with_a_pause_between_them_are_two_drops() -> None:
 )
 def test_smooth_curves_have_no_drop_with_noise_and_without(log_loss: np.ndarray) -> None:
     assert drops.detect_drops(a_curve(10 * X, log_loss)).steps == ()
-    noisy = log_loss + noise(1000, 0.01, 7)
+    noisy = log_loss + known_curves.noise(1000, 0.01, 7)
     assert drops.detect_drops(a_curve(10 * X, noisy)).steps == ()
 
 
 @pytest.mark.parametrize("width", [1, 4, 20, 60, 200])
 def test_the_recovery_from_a_spike_is_no_drop(width: int) -> None:
-    y = SMOOTH + noise(1000, 0.02, 1)
+    y = SMOOTH + known_curves.noise(1000, 0.02, 1)
     y[500 : 500 + width] += 0.8
     found = drops.detect_drops(a_curve(10 * X, y))
     assert found.steps == ()
     if width >= 20:
         assert len(found.rises) == len(found.recoveries) == 1
         assert "only made up for a sudden rise" in found.summary()
-    slow = SMOOTH + noise(1000, 0.02, 2)
+    slow = SMOOTH + known_curves.noise(1000, 0.02, 2)
     slow[500:] += 0.8 * np.exp(-np.arange(500) / width)
     assert drops.detect_drops(a_curve(10 * X, slow)).steps == ()
 
@@ -210,14 +204,14 @@ def test_a_fall_below_where_the_loss_stood_before_a_spike_counts_from_there() ->
 
 
 def test_a_drop_below_the_least_size_is_not_reported() -> None:
-    curve = a_curve(10 * X, SMOOTH + noise(1000, 0.002, 3) - 0.05 * (X > 500))
+    curve = a_curve(10 * X, SMOOTH + known_curves.noise(1000, 0.002, 3) - 0.05 * (X > 500))
     assert drops.detect_drops(curve).steps == ()
     assert drops.detect_drops(curve, minimum=0.03).sizes == (pytest.approx(0.05, abs=0.01),)
 
 
 def test_long_curves_are_averaged_and_say_so() -> None:
     x = np.arange(50_000)
-    y = -0.3 * np.log10(x + 1) + noise(50_000, 0.05, 4) - 0.2 * (x >= 20_000)
+    y = -0.3 * np.log10(x + 1) + known_curves.noise(50_000, 0.05, 4) - 0.2 * (x >= 20_000)
     found = drops.detect_drops(a_curve(x, y))
     assert found.n_points == 400
     assert found.steps == (pytest.approx(20_000, abs=125),)
@@ -229,7 +223,7 @@ def test_the_statistic_is_that_of_generalised_least_squares() -> None:
     n, rho = 60, 0.6
     decades = np.log10(np.arange(1, n + 1))
     scan = drop_scan.Scan(decades, 100, 0)
-    y = noise(n, 1.0, 5, rho)
+    y = known_curves.noise(n, 1.0, 5, rho)
     _, sizes = scan.statistics(y[None], np.array([rho]))
     index = int(np.flatnonzero((scan.starts == 30) & (scan.widths == 4))[0])
     columns = np.column_stack([scan.basis, np.clip((np.arange(n) - 30) / 4, 0, 1)])
@@ -244,7 +238,7 @@ def test_null_curves_are_simulated_at_the_correlation_of_the_noise_or_the_next(
     correlation: float,
 ) -> None:
     scan = drop_scan.Scan(np.log10(np.arange(1, 201)), 100, 0)
-    rows = np.stack([noise(200, 0.1, seed, correlation) for seed in range(60)])
+    rows = np.stack([known_curves.noise(200, 0.1, seed, correlation) for seed in range(60)])
     nodes = [scan.null_correlation(float(rho)) for rho in scan.correlations(rows)]
     true = drop_scan.CORRELATIONS.index(correlation)
     assert true <= np.median(nodes) <= true + 1

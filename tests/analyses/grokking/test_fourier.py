@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from analyses.grokking import circuit, interventions, measuring
-from tests import hand_wired, hand_wired_modular
 from workbench.core.engine import running
 from workbench.core.models import card, sources
 from workbench.core.modular import tasks, theory
+from workbench.core.planted import modular_adder, two_steps
 from workbench.core.results import Result
 
-ADDITION, KEYS = hand_wired_modular.ADDITION, hand_wired_modular.KEYS
+ADDITION, KEYS = modular_adder.ADDITION, modular_adder.KEYS
 PRODUCT = tasks.Task(p=13, operation="multiply", fraction=0.5)
 
 
 @pytest.fixture(scope="module")
 def found() -> circuit.FourierCircuit:
-    return circuit.fourier(hand_wired_modular.adder(), ADDITION, n_random=9)
+    return circuit.fourier(modular_adder.adder(), ADDITION, n_random=9)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def projected(logits: np.ndarray, keys: tuple[int, ...]) -> np.ndarray:
 
 
 def test_the_hand_wired_network_has_the_logits_of_its_formula() -> None:
-    snapshot = interventions.snapshot_of(hand_wired_modular.adder(), ADDITION)
-    expected = hand_wired_modular.expected_logits(ADDITION)
+    snapshot = interventions.snapshot_of(modular_adder.adder(), ADDITION)
+    expected = modular_adder.expected_logits(ADDITION)
     # The 14th harmonic of a rectified cosine has 1 / 65 of the second one's size.
     assert snapshot.logits.reshape(13, 13, 13) == pytest.approx(expected, abs=0.05 * 2 * 16)
     assert snapshot.logits.argmax(1).tolist() == ADDITION.answers().tolist()
@@ -80,7 +80,7 @@ def test_exactly_the_wired_frequencies_are_found(found: circuit.FourierCircuit) 
 def test_terms_and_explained_logits_are_those_of_sums_written_out(
     found: circuit.FourierCircuit,
 ) -> None:
-    logits = interventions.snapshot_of(hand_wired_modular.adder(), ADDITION).logits
+    logits = interventions.snapshot_of(modular_adder.adder(), ADDITION).logits
     cube = logits.reshape(13, 13, 13)
     a, b, c = np.ogrid[:13, :13, :13]
     explained = 0.0
@@ -96,7 +96,7 @@ def test_terms_and_explained_logits_are_those_of_sums_written_out(
 
 
 def test_every_loss_is_that_of_the_edited_logits(found: circuit.FourierCircuit) -> None:
-    logits = interventions.snapshot_of(hand_wired_modular.adder(), ADDITION).logits
+    logits = interventions.snapshot_of(modular_adder.adder(), ADDITION).logits
     cube = logits.reshape(13, 13, 13)
     part, mean = projected(cube, KEYS), cube.mean((0, 1))
     a, b, c = np.ogrid[:13, :13, :13]
@@ -116,7 +116,7 @@ def test_every_loss_is_that_of_the_edited_logits(found: circuit.FourierCircuit) 
 
 def test_edits_in_the_model_do_what_the_wiring_says(found: circuit.FourierCircuit) -> None:
     # All of W_L lies in the key directions: nothing else is left without them.
-    snapshot = interventions.snapshot_of(hand_wired_modular.adder(), ADDITION)
+    snapshot = interventions.snapshot_of(modular_adder.adder(), ADDITION)
     mean = np.broadcast_to(snapshot.logits.mean(0), (13, 13, 13))
     assert found.edit("map keep").loss == pytest.approx(found.edit("model").loss, rel=1e-4)
     for kind in ("map remove", "all neurons"):
@@ -129,7 +129,7 @@ def test_edits_in_the_model_do_what_the_wiring_says(found: circuit.FourierCircui
 def test_holding_the_neurons_of_one_key_leaves_the_other_keys_logits(
     found: circuit.FourierCircuit,
 ) -> None:
-    alone = interventions.snapshot_of(hand_wired_modular.adder(keys=(5,)), ADDITION).logits
+    alone = interventions.snapshot_of(modular_adder.adder(keys=(5,)), ADDITION).logits
     edit = found.edit("neurons", 2)
     without = alone.reshape(13, 13, 13)
     assert edit.loss == pytest.approx(losses(without, ADDITION)[1], rel=1e-3)
@@ -142,7 +142,7 @@ def test_holding_the_neurons_of_one_key_leaves_the_other_keys_logits(
 def test_what_drives_each_direction_is_that_wave_of_the_sum(found: circuit.FourierCircuit) -> None:
     names = [(direction.frequency, direction.wave) for direction in found.directions]
     assert names == [(2, "cos"), (2, "sin"), (5, "cos"), (5, "sin")]
-    logits = interventions.snapshot_of(hand_wired_modular.adder(), ADDITION).logits
+    logits = interventions.snapshot_of(modular_adder.adder(), ADDITION).logits
     for direction in found.directions:
         wave = {"cos": np.cos, "sin": np.sin}[direction.wave]
         angle = 2 * np.pi * direction.frequency / 13
@@ -156,7 +156,7 @@ def test_what_drives_each_direction_is_that_wave_of_the_sum(found: circuit.Fouri
 def test_random_frequencies_do_nothing_in_a_network_without_them(
     found: circuit.FourierCircuit,
 ) -> None:
-    mean = interventions.snapshot_of(hand_wired_modular.adder(), ADDITION).logits.mean(0)
+    mean = interventions.snapshot_of(modular_adder.adder(), ADDITION).logits.mean(0)
     guess = losses(np.broadcast_to(mean, (13, 13, 13)), ADDITION)[0]
     # Nine sets: the keys are the most extreme of ten.
     assert found.edit("keep").p_value == found.edit("remove").p_value == 0.1
@@ -169,7 +169,7 @@ def test_random_frequencies_do_nothing_in_a_network_without_them(
 
 
 def test_a_product_is_explained_in_discrete_logarithms() -> None:
-    model = hand_wired_modular.adder(PRODUCT)
+    model = modular_adder.adder(PRODUCT)
     found = circuit.fourier(model, PRODUCT, n_random=0)
     assert found.keys == KEYS
     assert found.n_pairs == 144
@@ -178,7 +178,7 @@ def test_a_product_is_explained_in_discrete_logarithms() -> None:
         "are left out. Restricted, excluded and formula loss are over the pairs without 0, the "
         "formula over the answers without 0."
     )
-    expected = hand_wired_modular.expected_logits(PRODUCT)
+    expected = modular_adder.expected_logits(PRODUCT)
     variance = np.square(expected - expected.mean(2, keepdims=True)).sum()
     i, j, c = np.ogrid[:12, :12, :12]
     waves = [np.cos(2 * np.pi * k * (i + j - c) / 12) for k in KEYS]
@@ -187,7 +187,7 @@ def test_a_product_is_explained_in_discrete_logarithms() -> None:
 
 
 def test_in_a_random_network_the_keys_do_nothing_that_other_frequencies_do_not() -> None:
-    task, model = tasks.Task(p=23, fraction=0.5), hand_wired_modular.randomised(23)
+    task, model = tasks.Task(p=23, fraction=0.5), modular_adder.randomised(23)
     p_values: list[float] = []
     for keys in ((3, 10), (1, 2), (4, 7), (5, 11)):
         found = circuit.fourier(model, task, keys=keys, n_random=19)
@@ -202,7 +202,7 @@ def test_in_a_random_network_the_keys_do_nothing_that_other_frequencies_do_not()
 
 def test_with_few_frequencies_all_are_keys_by_chance_and_nothing_is_left_to_compare_with() -> None:
     task = tasks.Task(p=11, fraction=0.5)
-    found = circuit.fourier(hand_wired_modular.randomised(11), task, n_random=3)
+    found = circuit.fourier(modular_adder.randomised(11), task, n_random=3)
     assert found.keys == (1, 2, 3, 4, 5)
     assert found.edit("keep").random == ()
     assert math.isnan(found.edit("keep").p_value)
@@ -210,7 +210,7 @@ def test_with_few_frequencies_all_are_keys_by_chance_and_nothing_is_left_to_comp
 
 
 def test_projections_in_the_model_agree_with_the_linear_map_behind_the_neurons() -> None:
-    model, task = hand_wired_modular.randomised(13, seed=3), ADDITION
+    model, task = modular_adder.randomised(13, seed=3), ADDITION
     found = circuit.fourier(model, task, keys=(1, 4), n_random=0)
     snapshot = interventions.snapshot_of(model, task)
     angle = 2 * np.pi * np.outer([1, 4], np.arange(13)) / 13
@@ -261,33 +261,33 @@ def test_a_task_without_a_group_is_refused_with_the_reason() -> None:
     with pytest.raises(
         ValueError, match="do not apply to a\\^2\\+b\\^2 modulo 13: a square has two"
     ):
-        circuit.fourier(hand_wired_modular.adder(), task)
+        circuit.fourier(modular_adder.adder(), task)
 
 
 def test_models_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="found 2 layers without normalisation, 4 positions"):
-        circuit.fourier(hand_wired.two_layer(), tasks.Task(p=5, fraction=0.5))
+        circuit.fourier(two_steps.two_layer(), tasks.Task(p=5, fraction=0.5))
     with pytest.raises(ValueError, match="has 6 tokens, which is a prime and `=`|give the task"):
-        circuit.fourier(hand_wired_modular.randomised(9))
+        circuit.fourier(modular_adder.randomised(9))
 
 
 @pytest.mark.parametrize("keys", [(0,), (7,), (2, 2)])
 def test_keys_that_are_no_frequencies_are_refused(keys: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected different frequencies from 1 to 6"):
-        circuit.fourier(hand_wired_modular.adder(), ADDITION, keys=keys)
+        circuit.fourier(modular_adder.adder(), ADDITION, keys=keys)
 
 
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="n_random = -1; expected 0 or more"):
-        circuit.fourier(hand_wired_modular.adder(), ADDITION, n_random=-1)
+        circuit.fourier(modular_adder.adder(), ADDITION, n_random=-1)
     with pytest.raises(ValueError, match="confidence = 2"):
-        circuit.fourier(hand_wired_modular.adder(), ADDITION, confidence=2.0)
+        circuit.fourier(modular_adder.adder(), ADDITION, confidence=2.0)
 
 
 def test_equal_seeds_give_equal_bits_and_the_model_is_left_as_it_was(
     found: circuit.FourierCircuit,
 ) -> None:
-    model = hand_wired_modular.adder()
+    model = modular_adder.adder()
     before = card.fingerprint(model)
     again = circuit.fourier(model, ADDITION, n_random=9)
     assert [dataclasses.astuple(edit)[4:11] for edit in again.edits] == [
@@ -301,7 +301,7 @@ def test_equal_seeds_give_equal_bits_and_the_model_is_left_as_it_was(
 
 
 def test_cancelling_leaves_no_hook_behind() -> None:
-    model = hand_wired_modular.adder()
+    model = modular_adder.adder()
 
     def stop(fraction: float, note: str) -> None:
         if fraction > 0.2:

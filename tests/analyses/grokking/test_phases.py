@@ -20,6 +20,7 @@ from analyses.grokking.phases import (
     phases,
 )
 from workbench.core import results
+from workbench.core.planted import known_curves
 
 DENSE = np.arange(0.0, 40_001.0, 50.0)
 # 41 of them, uneven, over 40,000 steps.
@@ -36,26 +37,8 @@ PLANTED = [
 def planted(
     steps: np.ndarray, at: tuple[int, int, int, int], noise: float = 0.0, seed: int = 0
 ) -> Curves:
-    """A run whose log losses are straight lines between planted steps, with noise in dex."""
-    rng = np.random.default_rng(seed)
-    memorised, formed, start, end = at
-    last = 60_000
-
-    def series(where: list[int], logs: list[float]) -> Series:
-        curve = np.interp(steps, where, logs) + noise * rng.standard_normal(steps.size)
-        return Series(steps, 10.0**curve)
-
-    return Curves(
-        "planted",
-        # At `memorised` training loss is .1: this is where it counts as learned.
-        train=series([0, memorised, 3 * memorised, last], [0.68, -1, -6, -7]),
-        test=series([0, formed, start, end, last], [0.68, 1.4, 1.0, -6, -6.3]),
-        restricted=series([0, formed, start, last], [0.68, 0.5, -1.2, -7]),
-        excluded=series(
-            [0, memorised, formed, start, end, last], [0.68, 0.3, -0.5, 1.1, 0.8, 0.78]
-        ),
-        squared_weights=series([0, formed, start, end, last], [3.2, 3.5, 3.3, 3.0, 2.98]),
-    )
+    measured = known_curves.training(steps, at, noise=noise, seed=seed)
+    return Curves("planted", **{name: Series(steps, values) for name, values in measured.items()})
 
 
 def level(value: float, noise: float = 0.05, seed: int = 0) -> Series:

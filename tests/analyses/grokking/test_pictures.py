@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 import pytest
 
 from analyses.grokking import pictures, tracking
-from tests import hand_wired_modular
+from workbench.core.models import anatomy
 from workbench.core.modular import network, recipe, run, tasks, theory, training
 from workbench.core.modular.curves import Curves
+from workbench.core.planted import modular_adder
 
-ADDITION = hand_wired_modular.ADDITION
-KEYS = hand_wired_modular.KEYS
+ADDITION = modular_adder.ADDITION
+KEYS = modular_adder.KEYS
 GROUPS = [
     tasks.Task(p=13, operation=operation, fraction=0.5)
     for operation in ("add", "subtract", "multiply", "divide")
@@ -24,15 +25,15 @@ GROUPS = [
 
 def adder(task: tasks.Task = ADDITION) -> network.Snapshot:
     """What the network that is wired to add by two waves does at every pair."""
-    model = hand_wired_modular.adder(task)
-    weights = hand_wired_modular.parameters(model)
+    model = modular_adder.adder(task)
+    weights = anatomy.stored_parameters(model)
     return network.snapshot(weights, task, model.cfg.n_heads)
 
 
 def random_network(p: int, *, seed: int = 0) -> network.Snapshot:
     """A network whose every parameter is random."""
-    model = hand_wired_modular.randomised(p, seed=seed)
-    weights = hand_wired_modular.parameters(model)
+    model = modular_adder.randomised(p, seed=seed)
+    weights = anatomy.stored_parameters(model)
     return network.snapshot(weights, tasks.Task(p=p, fraction=0.5), model.cfg.n_heads)
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from analyses.grokking import interventions, measuring, tracking
-from tests import hand_wired_modular
 from workbench.core.modular import recipe, tasks, theory
 from workbench.core.modular.network import Snapshot
+from workbench.core.planted import modular_adder
 from workbench.core.results import Result
 
-KEYS = hand_wired_modular.KEYS
-ADDITION = dataclasses.replace(hand_wired_modular.ADDITION, noise=0.25)
+KEYS = modular_adder.KEYS
+ADDITION = dataclasses.replace(modular_adder.ADDITION, noise=0.25)
 PRODUCT = tasks.Task(p=13, operation="multiply", fraction=0.5)
 
 
@@ -36,9 +36,9 @@ class Checkpoints:
     def snapshot(self, step: int) -> Snapshot:
         wired = step == self.steps[-1] and theory.cyclic(self.task) is not None
         model = (
-            hand_wired_modular.adder(self.task)
+            modular_adder.adder(self.task)
             if wired
-            else hand_wired_modular.randomised(self.task.p, seed=step)
+            else modular_adder.randomised(self.task.p, seed=step)
         )
         return interventions.snapshot_of(model, self.task)
 
@@ -151,7 +151,7 @@ def test_neurons_heads_and_weights_are_measured(products: tracking.ProgressMeasu
         clear = np.ptp(np.sort(expected, axis=0)[-2:], axis=0) > 1e-6
         assert np.array_equal(found_frequency[1][clear], expected.argmax(0)[clear] + 1)
         assert clear.mean() > 0.8
-    weights = hand_wired_modular.randomised(13, seed=100).original_model.parameters()
+    weights = modular_adder.randomised(13, seed=100).original_model.parameters()
     squares = sum(float(weight.detach().double().square().sum()) for weight in weights)
     assert products.squared_weights[1] == pytest.approx(squares)
     singular = np.linalg.svd(snapshot.neuron_logit, compute_uv=False)

@@ -13,8 +13,9 @@ from transformer_lens import ActivationCache
 
 from analyses import logit_lens
 from analyses.logit_lens import readout
-from tests import families, hand_wired
+from tests import families
 from workbench.core.engine import running
+from workbench.core.planted import two_steps, unplanted, word_level
 
 FAMILIES = [*families.CONFIGS, families.NATIVE]
 IDS = [0, 3, 2, 1, 4, 4]
@@ -109,7 +110,7 @@ def test_transformer_lens_reads_the_same(family: str) -> None:
 
 
 def test_held_scales_make_the_parts_add_up_to_the_whole() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     everything = range(int(model.cfg.d_vocab))
 
     def logits(source: str) -> np.ndarray:
@@ -133,7 +134,7 @@ class TestTheHandWiredModel:
     ids = (0, 3, 2, 1)
 
     def test_the_stream(self) -> None:
-        found = logit_lens.read(hand_wired.two_layer(), self.ids, tokens=["dog", "ape"])
+        found = logit_lens.read(two_steps.two_layer(), self.ids, tokens=["dog", "ape"])
         np.testing.assert_array_equal(found.asked_logits[:, -1, 0], [0, 0.25, 1])
         np.testing.assert_array_equal(found.asked_logits[:, -1, 1], [0, 0, 0])
         np.testing.assert_array_equal(found.asked_ranks[:, -1], [[0, 0], [0, 1], [0, 1]])
@@ -147,18 +148,18 @@ class TestTheHandWiredModel:
 
     def test_what_attention_writes_alone(self) -> None:
         found = logit_lens.read(
-            hand_wired.two_layer(), self.ids, source="attn_out", tokens=["dog", "elk"]
+            two_steps.two_layer(), self.ids, source="attn_out", tokens=["dog", "elk"]
         )
         assert found.rows == ("layer 0", "layer 1")
         np.testing.assert_array_equal(found.asked_logits[:, -1], [[0.25, 0], [0.75, 0]])
 
     def test_what_the_mlps_write_alone_is_nothing(self) -> None:
-        found = logit_lens.read(hand_wired.two_layer(), self.ids, source="mlp_out", tokens=["dog"])
+        found = logit_lens.read(two_steps.two_layer(), self.ids, source="mlp_out", tokens=["dog"])
         np.testing.assert_array_equal(found.asked_logits, 0)
         np.testing.assert_allclose(found.entropy, np.log(6), atol=TOLERANCE)
 
     def test_a_cell_and_from_where_on_the_answer_stands(self) -> None:
-        found = logit_lens.read(hand_wired.two_layer(), self.ids, tokens=["dog", 0], top=2)
+        found = logit_lens.read(two_steps.two_layer(), self.ids, tokens=["dog", 0], top=2)
         cell = found.at("layer 0", -1)
         assert (cell.row, cell.position, cell.token, cell.final) == ("layer 0", 3, "bee", "dog")
         assert cell.top[0].text == "dog"
@@ -193,7 +194,7 @@ def test_a_model_in_bfloat16_is_read_in_its_own_numbers(family: str) -> None:
 
 
 def test_it_tells_how_far_it_is_and_stops_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     monkeypatch.setattr(readout, "AT_ONCE", 3 * int(model.cfg.d_vocab))
     told: list[float] = []
 
@@ -208,7 +209,7 @@ def test_it_tells_how_far_it_is_and_stops_when_told_to(monkeypatch: pytest.Monke
 
 
 def test_nothing_is_left_on_the_model() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     before = {name: p.clone() for name, p in model.original_model.named_parameters()}
     logit_lens.read(model, IDS, source="attn_out", tokens=[1])
     assert all(torch.equal(p, before[n]) for n, p in model.original_model.named_parameters())
@@ -216,7 +217,7 @@ def test_nothing_is_left_on_the_model() -> None:
 
 
 def test_it_is_saved_and_opened_equal(tmp_path: Path) -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     found = logit_lens.read(model, "ape bee cat", tokens=["dog"])
     again = logit_lens.LensReading.load(found.save(tmp_path / "reading"))
     assert again.prompt == found.prompt
@@ -230,7 +231,7 @@ def test_it_is_saved_and_opened_equal(tmp_path: Path) -> None:
 
 class TestTablesAndFigures:
     def test_the_table_has_every_top_token_and_every_asked_one(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         found = logit_lens.read(model, IDS, tokens=["dog", "fox"], top=3)
         frame = found.to_frame()
         assert len(frame) == 3 * 6 * (3 + 2)
@@ -244,7 +245,7 @@ class TestTablesAndFigures:
 
     @pytest.mark.parametrize("colour", ["probability", "entropy", "kl", "rank"])
     def test_the_grid_has_the_top_token_in_each_cell(self, colour: str) -> None:
-        found = logit_lens.read(hand_wired.randomised(), IDS, tokens=["dog"])
+        found = logit_lens.read(unplanted.randomised(), IDS, tokens=["dog"])
         figure: Any = found.figure(colour=colour, selected=(1, 2))
         cells = figure.data[0]
         assert cells.text[1][2] == found.at(1, 2).top[0].text
@@ -266,8 +267,8 @@ class TestTablesAndFigures:
             found.figure(positions=(4, 16))
 
     def test_text_of_tokens_is_not_markup(self) -> None:
-        model = hand_wired.randomised()
-        found = logit_lens.read(model, IDS, tokens=[hand_wired.WORDS.index("dog")])
+        model = unplanted.randomised()
+        found = logit_lens.read(model, IDS, tokens=[word_level.WORDS.index("dog")])
         found = dataclasses.replace(found, listed_texts=tuple("<b>x" for _ in found.listed_texts))
         figure: Any = found.figure()
         assert figure.data[0].text[0][0] == "&lt;b&gt;x"
@@ -276,7 +277,7 @@ class TestTablesAndFigures:
 
     @pytest.mark.parametrize("value", ["rank", "probability", "logit"])
     def test_curves_of_the_asked_tokens(self, value: str) -> None:
-        found = logit_lens.read(hand_wired.randomised(), IDS, tokens=["dog", "fox"])
+        found = logit_lens.read(unplanted.randomised(), IDS, tokens=["dog", "fox"])
         figure: Any = found.curves(2, value=value)
         assert [trace.name for trace in figure.data] == ["dog", "fox"]
         tables = {
@@ -287,7 +288,7 @@ class TestTablesAndFigures:
         np.testing.assert_allclose(figure.data[1].y, tables[value][:, 2, 1], rtol=1e-6)
 
     def test_large_ranks_are_drawn_as_logarithms(self) -> None:
-        found = logit_lens.read(hand_wired.randomised(), IDS, tokens=["dog"])
+        found = logit_lens.read(unplanted.randomised(), IDS, tokens=["dog"])
         far = np.full_like(found.asked_ranks, 999)
         figure: Any = dataclasses.replace(found, asked_ranks=far).curves()
         np.testing.assert_allclose(figure.data[0].y, 3)
@@ -308,12 +309,12 @@ class TestTablesAndFigures:
 )
 def test_bad_input_is_one_sentence(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        logit_lens.read(hand_wired.randomised(), "ape bee", **given)
+        logit_lens.read(unplanted.randomised(), "ape bee", **given)
     assert "\n" not in str(caught.value)
 
 
 def test_places_that_are_not_there() -> None:
-    found = logit_lens.read(hand_wired.randomised(), IDS)
+    found = logit_lens.read(unplanted.randomised(), IDS)
     for call, words in (
         (lambda: found.at("layer 2", 0), "no row 'layer 2'"),
         (lambda: found.at(3, 0), "no row 3"),
@@ -327,7 +328,7 @@ def test_places_that_are_not_there() -> None:
 
 
 def test_a_model_whose_output_is_something_else_is_refused() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     # A scale behind the unembedding, which some families have.
     inner = model.forward
     model.forward = lambda *args, **kwargs: 3 * inner(*args, **kwargs)
@@ -336,7 +337,7 @@ def test_a_model_whose_output_is_something_else_is_refused() -> None:
 
 
 def test_a_model_that_gives_no_numbers_is_refused() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     with torch.no_grad():
         next(iter(model.ln_final.parameters()))[0] = torch.nan
     with pytest.raises(ValueError, match="is not finite"):

@@ -12,10 +12,11 @@ import torch
 
 from analyses import logit_lens
 from analyses.logit_lens import readout, texts
-from tests import families, hand_wired
+from tests import families
 from workbench import Corpus
 from workbench.core.engine import running
 from workbench.core.models import card
+from workbench.core.planted import unplanted
 
 
 def random_corpus(model: Any, rows: int, *, seed: int = 0, name: str = "random") -> Corpus:
@@ -85,7 +86,7 @@ class TestAKnownTranslator:
 
 class TestTraining:
     def test_equal_seeds_give_equal_bits_and_others_another_order(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         corpus = random_corpus(model, 30)
         first, again, other = (
             logit_lens.train(model, corpus, steps=5, tokens=32, seed=seed) for seed in (0, 0, 1)
@@ -110,7 +111,7 @@ class TestTraining:
         assert (trained.losses[-3:].mean(0) < 0.8 * trained.losses[0]).all()
 
     def test_pieces_give_the_same_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         corpus = random_corpus(model, 30)
         whole = logit_lens.train(model, corpus, steps=5, tokens=32)
         monkeypatch.setattr(readout, "AT_ONCE", 50)
@@ -119,7 +120,7 @@ class TestTraining:
         np.testing.assert_allclose(pieces.losses, whole.losses, atol=1e-5)
 
     def test_what_stands_to_the_right_of_a_short_row_does_not_count(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         long, short = np.array([1, 2, 3, 4, 5]), np.array([2, 2])
         both = Corpus("both", np.concatenate([long, short]), np.array([0, 5, 7]))
         trained = logit_lens.train(model, both, steps=1)
@@ -127,7 +128,7 @@ class TestTraining:
         np.testing.assert_allclose(trained.losses[0], np.concatenate(alone, 1).mean(1), atol=1e-5)
 
     def test_the_model_stays_as_it_is(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         mark = card.fingerprint(model)
         needed = [p.requires_grad for p in model.original_model.parameters()]
         logit_lens.train(model, random_corpus(model, 10), steps=3, tokens=16)
@@ -137,7 +138,7 @@ class TestTraining:
         assert card.fingerprint(model) == mark
 
     def test_it_tells_how_far_it_is_and_stops_when_told_to(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         told: list[tuple[float, str]] = []
 
         def stop(fraction: float, note: str) -> None:
@@ -158,7 +159,7 @@ class TestTraining:
         assert np.isfinite(logit_lens.read(model, [1, 2], lens=trained).divergence).all()
 
     def test_it_is_saved_and_opened_equal(self, tmp_path: Path) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         corpus = random_corpus(model, 10)
         trained = logit_lens.train(model, corpus, steps=3)
         opened = logit_lens.TunedLens.load(trained.save(tmp_path / "lens"))
@@ -170,7 +171,7 @@ class TestTraining:
         assert same(logit_lens.LensComparison.load(found.save(tmp_path / "compared")), found)
 
     def test_the_table_and_the_figure_have_every_step(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         trained = logit_lens.train(model, random_corpus(model, 10), steps=3)
         frame = trained.to_frame().set_index(["step", "row"])
         assert len(frame) == 6
@@ -181,7 +182,7 @@ class TestTraining:
         assert "trained for 3 steps" in trained.summary()
 
     def test_a_larger_training_is_said_to_take_longer(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         short, long = (logit_lens.training_seconds(model, steps=steps) for steps in (10, 1000))
         assert 0 < short < long
 
@@ -189,7 +190,7 @@ class TestTraining:
         "given", [{"steps": 0}, {"tokens": 0}, {"learning_rate": 0}, {"weight_decay": -1}]
     )
     def test_bad_numbers_are_one_sentence(self, given: dict[str, Any]) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         with pytest.raises(ValueError, match=f"{next(iter(given))} = "):
             logit_lens.train(model, random_corpus(model, 5), **given)
 
@@ -197,11 +198,11 @@ class TestTraining:
 class TestWhoseLensItIs:
     @pytest.fixture
     def others(self) -> logit_lens.TunedLens:
-        model = hand_wired.randomised(seed=5)
+        model = unplanted.randomised(seed=5)
         return logit_lens.train(model, random_corpus(model, 5), steps=1)
 
     def test_another_models_lens_is_refused(self, others: logit_lens.TunedLens) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         with pytest.raises(ValueError, match="train one for this model"):
             logit_lens.read(model, [1, 2], lens=others)
         with pytest.raises(ValueError, match="train one for this model"):
@@ -212,12 +213,12 @@ class TestWhoseLensItIs:
         self, others: logit_lens.TunedLens, given: dict[str, Any]
     ) -> None:
         with pytest.raises(ValueError, match="a tuned lens reads the stream"):
-            logit_lens.read(hand_wired.randomised(seed=5), [1, 2], lens=others, **given)
+            logit_lens.read(unplanted.randomised(seed=5), [1, 2], lens=others, **given)
 
 
 @pytest.fixture(scope="module")
 def setting() -> tuple[Any, Corpus, logit_lens.TunedLens]:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     corpus = random_corpus(model, 60)
     return model, corpus, logit_lens.train(model, corpus, steps=20, tokens=64)
 

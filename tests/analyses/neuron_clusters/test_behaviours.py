@@ -15,15 +15,15 @@ import torch
 
 from analyses.neuron_clusters import behaviours
 from analyses.neuron_clusters.readout import Readout
-from tests import hand_wired_clusters
 from workbench.core.engine import populations, running
+from workbench.core.planted import known_clusters
 from workbench.core.prompts.concepts import Concept
 
 
 @functools.cache
 def anybody() -> populations.Population:
     """Units that no logits here depend on."""
-    return populations.population_of(hand_wired_clusters.planted({}))
+    return populations.population_of(known_clusters.planted({}))
 
 
 class Table(populations.Bench):
@@ -191,8 +191,8 @@ def test_what_cannot_be_scored_gets_a_sentence(bench: Table, other: np.ndarray) 
 
 
 def test_a_readout_of_a_real_network_is_a_behaviour() -> None:
-    network = hand_wired_clusters.planted({"layer0.branch0": 8})
-    bench = populations.population_of(network).bench(hand_wired_clusters.concept(200))
+    network = known_clusters.planted({"layer0.branch0": 8})
+    bench = populations.population_of(network).bench(known_clusters.concept(200))
     for behaviour in (Readout(), behaviours.Divergence(), behaviours.Outputs((1, 0), ((3, 2),))):
         assert isinstance(behaviour, behaviours.Behaviour)
         reading = behaviour.prepare(bench, np.arange(200))

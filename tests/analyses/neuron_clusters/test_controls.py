@@ -6,10 +6,10 @@ import torch
 
 import workbench
 from analyses.neuron_clusters import controls
-from tests import hand_wired_clusters as wired
 from workbench.core.engine import populations, running
 from workbench.core.models import card
 from workbench.core.networks import sources
+from workbench.core.planted import known_clusters as wired
 from workbench.core.prompts.concepts import Concept
 
 HOOK = "blocks.2.mlp.hook_post"

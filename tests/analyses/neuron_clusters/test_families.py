@@ -7,9 +7,9 @@ import pytest
 import scipy.stats
 
 from analyses import neuron_clusters as clusters
-from tests import hand_wired_clusters as wired
 from workbench.core import results
 from workbench.core.engine import populations
+from workbench.core.planted import known_clusters as wired
 from workbench.core.prompts.concepts import Concept
 
 

@@ -16,11 +16,11 @@ from analyses.neuron_clusters import (
     replication,
     verdict,
 )
-from tests import hand_wired_clusters as wired
 from tests.benchmarks import localization as simulated
 from workbench.core import results
 from workbench.core.engine import populations
 from workbench.core.networks import sources
+from workbench.core.planted import known_clusters as wired
 from workbench.core.prompts.concepts import Concept
 
 HOME = simulated.HOME

@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from analyses.neuron_clusters import probes
 from analyses.neuron_clusters.selectivity import selectivity
-from tests import hand_wired_clusters
+from workbench.core.planted import known_clusters
 from workbench.core.prompts.concepts import Examples
 
 
@@ -98,8 +98,8 @@ def test_too_few_examples_get_a_sentence() -> None:
 
 
 def test_probes_of_the_planted_network() -> None:
-    network = hand_wired_clusters.planted({"layer1.branch2": 12}, effect=2.0)
-    result = selectivity(network, hand_wired_clusters.concept(), probes=(1, 4, 8), permutations=99)
+    network = known_clusters.planted({"layer1.branch2": 12}, effect=2.0)
+    result = selectivity(network, known_clusters.concept(), probes=(1, 4, 8), permutations=99)
     found = result.probes[0]
     assert {result.names[unit] for unit in found.each[2].units} <= set(network.planted)
     assert found.each[2].f1 > 0.97

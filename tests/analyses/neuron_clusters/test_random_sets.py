@@ -8,24 +8,24 @@ import scipy.spatial.distance
 import scipy.stats
 
 from analyses.neuron_clusters.random_sets import random_sets
-from tests import hand_wired_clusters
 from workbench.core.engine import populations
+from workbench.core.planted import known_clusters
 
 SETS = 60
 
 
 @pytest.fixture(scope="module")
 def population() -> populations.Population:
-    return populations.population_of(hand_wired_clusters.planted({"layer1.branch2": 4}))
+    return populations.population_of(known_clusters.planted({"layer1.branch2": 4}))
 
 
 @pytest.fixture(scope="module")
 def values() -> np.ndarray:
     """Neurons that fire more or less often, and more or less strongly."""
     random = np.random.default_rng(0)
-    shift = random.normal(size=hand_wired_clusters.N_UNITS)
-    size = np.exp(random.normal(size=hand_wired_clusters.N_UNITS))
-    noise = random.normal(size=(300, hand_wired_clusters.N_UNITS))
+    shift = random.normal(size=known_clusters.N_UNITS)
+    size = np.exp(random.normal(size=known_clusters.N_UNITS))
+    noise = random.normal(size=(300, known_clusters.N_UNITS))
     return (np.maximum(noise + shift, 0) * size).astype(np.float32)
 
 

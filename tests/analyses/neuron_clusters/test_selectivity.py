@@ -13,9 +13,9 @@ import workbench
 from analyses.neuron_clusters import selectivity_intervals, selectivity_strata
 from analyses.neuron_clusters.selectivity import Selectivity, selectivity
 from analyses.neuron_clusters.selectivity_chance import Ranked, against_chance
-from tests import hand_wired_clusters
 from workbench.core.engine import populations
 from workbench.core.networks import shapes, sources
+from workbench.core.planted import known_clusters
 from workbench.core.prompts import lexicon
 from workbench.core.prompts.concepts import Concept, Examples
 from workbench.core.prompts.corpus import Corpus
@@ -26,12 +26,12 @@ EFFECT = 2.0
 
 @pytest.fixture(scope="module")
 def network() -> Any:
-    return hand_wired_clusters.planted({"layer1.branch2": 12}, effect=EFFECT, seed=0)
+    return known_clusters.planted({"layer1.branch2": 12}, effect=EFFECT, seed=0)
 
 
 @pytest.fixture(scope="module")
 def concept() -> Concept:
-    return hand_wired_clusters.concept(n=600, seed=1)
+    return known_clusters.concept(n=600, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_exactly_the_planted_units_are_found(network: Any, found: Selectivity) -
 
 def test_the_auc_is_what_the_effect_size_gives(network: Any) -> None:
     # Units are relus: values below 0 are ties, so AUC is that of the normal, clipped at 0.
-    concept = hand_wired_clusters.concept(n=8000, seed=2)
+    concept = known_clusters.concept(n=8000, seed=2)
     result = selectivity(network, concept, probes=(), permutations=19, best=0, confidence=0.9)
     planted = np.isin(result.names, network.planted)
     before_relu = scipy.stats.norm.cdf(EFFECT / np.sqrt(2))

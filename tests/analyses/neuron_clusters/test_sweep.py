@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from analyses import neuron_clusters as clusters
-from tests import hand_wired_clusters as wired
 from workbench.core import results
+from workbench.core.planted import known_clusters as wired
 
 PERMUTATIONS = 2000
 

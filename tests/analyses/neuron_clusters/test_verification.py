@@ -15,10 +15,10 @@ import torch
 import workbench
 from analyses.neuron_clusters import behaviours, verification
 from analyses.neuron_clusters.verification import Verification, verify
-from tests import hand_wired_clusters
 from workbench.core import results
 from workbench.core.engine import populations
 from workbench.core.networks import shapes, sources
+from workbench.core.planted import known_clusters
 from workbench.core.prompts import tasks
 from workbench.core.prompts.concepts import Concept
 
@@ -30,12 +30,12 @@ LEAST = 1 / (SETS + 1)
 
 @pytest.fixture(scope="module")
 def network() -> Any:
-    return hand_wired_clusters.planted({"layer1.branch2": 12})
+    return known_clusters.planted({"layer1.branch2": 12})
 
 
 @pytest.fixture(scope="module")
 def concept() -> Concept:
-    return hand_wired_clusters.concept(300)
+    return known_clusters.concept(300)
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,17 @@ from transformer_lens import FactoredMatrix
 import workbench
 from analyses import weights
 from analyses.weights import circuits
-from tests import families, hand_wired, hand_wired_circuits
+from tests import families
 from workbench.core import results
 from workbench.core.engine import decoder
+from workbench.core.planted import known_circuits, unplanted, word_level
 
 FAMILIES = (*families.CONFIGS, families.NATIVE)
 
 
 @pytest.fixture(scope="module")
 def induction() -> Any:
-    return hand_wired_circuits.induction().model
+    return known_circuits.induction().model
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ class TestInduction:
 
     def test_its_table_moves_every_word_to_itself(self, induction: Any) -> None:
         table = weights.tokens(induction, 1, 0)
-        words = len(hand_wired.WORDS)
-        expected = hand_wired_circuits.GAIN * np.eye(words)
+        words = len(word_level.WORDS)
+        expected = known_circuits.GAIN * np.eye(words)
         np.testing.assert_allclose(table.whole[0][:words, :words], expected, atol=1e-6)
         assert table.own_rank[:words].tolist() == [0] * words
         assert table.top_tokens[2][0].strip() == "cat"
@@ -242,7 +243,7 @@ class TestScores:
                     for head in range(4)
                 ]
                 for seed in range(3)
-                for model in [hand_wired.randomised(seed=seed)]
+                for model in [unplanted.randomised(seed=seed)]
             ]
         )
         # 24 heads, one in twenty each: more than five would be a rarity of 1 in 1,000.
@@ -250,7 +251,7 @@ class TestScores:
         assert 0.3 < p_values.mean() < 0.75
 
     def test_a_head_that_subtracts_its_token_has_a_score_of_minus_one(self) -> None:
-        model = hand_wired_circuits.induction().model
+        model = known_circuits.induction().model
         with torch.no_grad():
             model.blocks[1].attn.o.original_component.weight.neg_()
         found = weights.copying(model)
@@ -294,7 +295,7 @@ class TestLargeVocabularies:
 
 class TestComposition:
     def test_random_heads_do_not_compose(self) -> None:
-        found = weights.composition(hand_wired.randomised(n_layers=4))
+        found = weights.composition(unplanted.randomised(n_layers=4))
         # Benjamini-Hochberg over 288 pairs of which none is true: mostly none is found.
         assert (found.p_value <= 0.05).sum() <= 1
         assert abs(np.nanmean(found.z)) < 0.3

@@ -12,10 +12,11 @@ import torch
 import workbench
 from analyses import grokking, weights
 from analyses.weights import circuits, spectra
-from tests import families, hand_wired, hand_wired_modular, hand_wired_units
+from tests import families
 from workbench.core import results
 from workbench.core.models import anatomy, card
 from workbench.core.modular.tasks import Task
+from workbench.core.planted import known_units, modular_adder, two_steps, unplanted
 
 FAMILIES = (*families.CONFIGS, families.NATIVE)
 
@@ -74,7 +75,7 @@ class TestMatrices:
         assert weights.matrices(grammar, spectra=True).known.all()
 
     def test_weights_at_random_lie_inside_what_random_weights_give(self) -> None:
-        table = weights.matrices(hand_wired.randomised(n_layers=6))
+        table = weights.matrices(unplanted.randomised(n_layers=6))
         # 102 matrices, one in twenty of them by chance: 5.1, give or take 2.2.
         assert (table.outside > 0).sum() <= 12
         near = table.effective_rank / table.random_rank
@@ -150,12 +151,12 @@ class TestEmbedding:
 
 class TestNeuron:
     def test_what_is_wired_is_found(self) -> None:
-        model = hand_wired_units.detectors()
+        model = known_units.detectors()
         found = weights.neuron(model, 0, 0, k=3)
-        assert found.of("reads").most_ids[0] == hand_wired_units.DOG
+        assert found.of("reads").most_ids[0] == known_units.DOG
         assert found.of("reads").most_values[0] == pytest.approx(1)
-        assert found.of("writes").most_ids[0] == hand_wired_units.ELK
-        assert found.of("writes").most_values[0] == pytest.approx(hand_wired.DIRECT)
+        assert found.of("writes").most_ids[0] == known_units.ELK
+        assert found.of("writes").most_values[0] == pytest.approx(two_steps.DIRECT)
         assert found.cosine == 0 and found.cosine_p == pytest.approx(1)
         nothing = weights.neuron(model, 0, 3)
         assert nothing.of("writes").p_value == 1
@@ -216,9 +217,9 @@ class TestFourier:
 
     def test_waves_that_are_wired_are_found_also_over_logarithms(self) -> None:
         task = Task(p=13, operation="multiply", fraction=0.5)
-        model = hand_wired_modular.adder(task)
+        model = modular_adder.adder(task)
         found = weights.fourier(model, task=task)
-        assert found.keys == hand_wired_modular.KEYS
+        assert found.keys == modular_adder.KEYS
         for key in found.keys:
             assert found.embedding[key - 1] == pytest.approx(0.5, abs=1e-5)
         assert set(np.unique(found.neuron_frequency)) == set(found.keys)
@@ -226,7 +227,7 @@ class TestFourier:
 
     def test_random_weights_have_no_frequency_beyond_chance(self) -> None:
         hits = [
-            bool(weights.fourier(hand_wired_modular.randomised(29, seed=seed)).beyond("embedding"))
+            bool(weights.fourier(modular_adder.randomised(29, seed=seed)).beyond("embedding"))
             for seed in range(6)
         ]
         assert sum(hits) <= 2
@@ -262,7 +263,7 @@ class TestCompare:
         assert (np.sort(found.change)[:-1] == 0).all()
 
     def test_two_models_from_different_seeds_are_unrelated(self) -> None:
-        found = weights.compare(hand_wired.randomised(seed=1), hand_wired.randomised(seed=2), k=3)
+        found = weights.compare(unplanted.randomised(seed=1), unplanted.randomised(seed=2), k=3)
         assert (found.cosine_p <= 0.05).sum() == 0
         assert (found.overlap_p <= 0.05).sum() == 0
         wide = found.expected[0] < 1
@@ -279,7 +280,7 @@ class TestCompare:
         with pytest.raises(ValueError, match="are built differently"):
             weights.compare(modadd, grammar)
         with pytest.raises(ValueError, match="compare models of the same shapes"):
-            weights.compare(modadd, hand_wired_modular.adder(Task(p=13, fraction=0.5)))
+            weights.compare(modadd, modular_adder.adder(Task(p=13, fraction=0.5)))
         with pytest.raises(ValueError, match="expected at least 1 singular direction"):
             weights.compare(modadd, modadd, k=0)
 

@@ -11,8 +11,9 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import families, hand_wired
+from tests import families
 from workbench.core.engine import decoder, running, sites
+from workbench.core.planted import unplanted, word_level
 
 EXACT = 1e-5
 TOKENS = torch.tensor([[1, 2, 3, 4, 1], [5, 4, 3, 2, 2]])
@@ -79,18 +80,18 @@ class TestRefusals:
         model = TransformerBridge.boot_transformers(
             "bloom",
             hf_model=transformers.BloomForCausalLM(config).eval(),
-            tokenizer=hand_wired.word_tokenizer(hand_wired.WORDS, bos=False),
+            tokenizer=word_level.word_tokenizer(word_level.WORDS, bos=False),
         ).eval()
         with pytest.raises(decoder.NotTakenApart, match="differs by|built differently"):
             decoder.taken_apart(model, TOKENS)
 
     def test_coarse_numbers(self) -> None:
-        model = hand_wired.randomised(dtype=torch.bfloat16)
+        model = unplanted.randomised(dtype=torch.bfloat16)
         with pytest.raises(decoder.NotTakenApart, match="bfloat16 numbers are too coarse"):
             decoder.taken_apart(model, TOKENS)
 
     def test_hooks_of_somebody_else(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         decoder.taken_apart(model, TOKENS)
         model.add_hook("blocks.0.hook_mlp_out", lambda value, hook: value)
         with pytest.raises(
@@ -101,7 +102,7 @@ class TestRefusals:
         decoder.taken_apart(model, TOKENS)
 
     def test_a_block_that_does_something_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         inner: Any = model.blocks[1].mlp.original_component
         plain = type(inner).forward
         # It looks at its neighbours, which no MLP does.
@@ -114,13 +115,13 @@ class TestRefusals:
 
 class TestRemembering:
     def test_a_proof_is_made_once_for_a_length(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         first = decoder.taken_apart(model, TOKENS)
         assert decoder.taken_apart(model, TOKENS.flip(0)) is first
         assert decoder.taken_apart(model, TOKENS[:, :3]) is not first
 
     def test_other_weights_are_the_parts_weights(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         first = decoder.taken_apart(model, TOKENS)
         with torch.no_grad():
             for parameter in model.original_model.parameters():
@@ -132,14 +133,14 @@ class TestRemembering:
         torch.testing.assert_close(logits, running.run(model, TOKENS), atol=EXACT, rtol=EXACT)
 
     def test_another_module_is_another_model(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         first = decoder.taken_apart(model, TOKENS)
         inner: Any = model.blocks[0].mlp.original_component
         inner.extra = torch.nn.Identity()
         assert decoder.taken_apart(model, TOKENS) is not first
 
     def test_a_model_that_goes_is_forgotten(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         parts = decoder.taken_apart(model, TOKENS)
         alive = weakref.ref(model)
         del model

@@ -14,9 +14,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import families, hand_wired, hand_wired_circuits
-from workbench import ContrastPairs
+from tests import families
 from workbench.core.engine import decoder, graph, metrics, running
+from workbench.core.planted import known_circuits, two_steps, unplanted
 
 # Same computation on the same machine, so float32 rounding only.
 EXACT = 1e-5
@@ -24,7 +24,7 @@ TOKENS = torch.tensor([[1, 2, 3, 4, 1], [5, 4, 3, 2, 2]])
 OTHERS = torch.tensor([[3, 2, 1, 1, 5], [2, 2, 4, 5, 0]])
 # Gemma 2 normalises attention's output, so it is no sum over heads and has no such graph.
 FAMILIES = {name: config for name, config in families.CONFIGS.items() if name != "gemma2"}
-CASES = {"induction": hand_wired_circuits.induction, "name mover": hand_wired_circuits.name_mover}
+CASES = {"induction": known_circuits.induction, "name mover": known_circuits.name_mover}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -257,7 +257,7 @@ def test_outputs_and_biases_sum_to_the_stream(family: TransformerBridge) -> None
 def test_every_edge_on_is_the_clean_run_and_every_edge_off_the_other(
     family: TransformerBridge,
 ) -> None:
-    for model in (family, hand_wired.randomised()):
+    for model in (family, unplanted.randomised()):
         runs = runs_of(model)
         everything = np.ones(runs.graph.allowed.shape, dtype=bool)
         ends = runs.decoder.logits(runs.run(everything, runs.graph.allowed, ~everything))
@@ -296,14 +296,14 @@ def test_chunks_give_what_one_batch_of_runs_gives(family: TransformerBridge) -> 
 
 
 def test_no_runs_give_nothing() -> None:
-    runs = runs_of(hand_wired.randomised())
+    runs = runs_of(unplanted.randomised())
     none = torch.zeros(0, *runs.graph.allowed.shape, dtype=torch.bool)
     ends = graph.run(runs.decoder, runs.graph, runs.clean, runs.other.outputs, none)
     assert ends.shape == (0, 2, 16)
 
 
 def test_a_given_output_is_read_where_the_edge_is_on_and_a_given_input_instead_of_all() -> None:
-    runs = runs_of(hand_wired.randomised())
+    runs = runs_of(unplanted.randomised())
     on = torch.from_numpy(runs.graph.allowed.copy())[None].expand(2, -1, -1)
     value = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
     given = [graph.Given(outputs={"a0.h2": value}), graph.Given(inputs={"m1": value})]
@@ -335,7 +335,7 @@ def test_a_given_output_is_read_where_the_edge_is_on_and_a_given_input_instead_o
 def test_what_is_not_in_the_graph_cannot_be_given_or_watched(
     given: list[graph.Given] | None, watch: tuple[str, ...], message: str
 ) -> None:
-    runs = runs_of(hand_wired.randomised())
+    runs = runs_of(unplanted.randomised())
     on = torch.from_numpy(runs.graph.allowed.copy())[None]
     with pytest.raises(ValueError, match=message):
         graph.run_given(
@@ -413,7 +413,7 @@ def test_gradients_are_those_at_the_split_inputs_of_transformer_lens(name: str) 
 
 
 def test_gradients_are_slopes_of_runs_with_a_given_input() -> None:
-    model = hand_wired.randomised(dtype=torch.float64)
+    model = unplanted.randomised(dtype=torch.float64)
     runs = runs_of(model)
     metric = logit_of_token_three(runs.decoder)
     _, found = graph.gradients(runs.decoder, runs.graph, TOKENS, metric)
@@ -435,7 +435,7 @@ def test_gradients_are_slopes_of_runs_with_a_given_input() -> None:
 
 
 def test_gradients_can_be_taken_inside_of_inference_mode_and_from_embeddings() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     runs = runs_of(model)
     metric = logit_of_token_three(runs.decoder)
     traced, expected = graph.gradients(runs.decoder, runs.graph, TOKENS, metric)
@@ -461,9 +461,7 @@ def test_the_window_of_a_sliding_attention_is_in_the_parts() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_exactly_the_wired_edges_have_an_effect_and_a_gradient_score(name: str) -> None:
     case = CASES[name]()
-    pairs = ContrastPairs.from_text(
-        case.model, case.clean, case.corrupted, case.answers, case.wrong
-    )
+    pairs = case.pairs
     tokens, corrupted = pairs.batch(range(len(pairs)))
     runs = runs_of(case.model, tokens, corrupted)
     taken, whole = runs.decoder, runs.graph
@@ -490,21 +488,19 @@ def test_exactly_the_wired_edges_have_an_effect_and_a_gradient_score(name: str) 
 
 def test_the_induction_head_finds_the_token_as_certainly_as_it_was_wired() -> None:
     """Six positions, one of which scores `MATCH` and all others zero."""
-    case = hand_wired_circuits.induction()
-    pairs = ContrastPairs.from_text(
-        case.model, case.clean, case.corrupted, case.answers, case.wrong
-    )
+    case = known_circuits.induction()
+    pairs = case.pairs
     logits = running.run(case.model, pairs.batch(range(len(pairs)))[0])[:, -1]
     goal = metrics.targets(pairs, np.arange(len(pairs)), logits)
-    match = np.exp(hand_wired_circuits.MATCH)
-    expected = hand_wired_circuits.GAIN * match / (match + 5)
+    match = np.exp(known_circuits.MATCH)
+    expected = known_circuits.GAIN * match / (match + 5)
     answered = logits.gather(1, goal.answers)[:, 0]
     np.testing.assert_allclose(answered.numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("edges", list(itertools.product([True, False], repeat=2)))
 def test_the_two_paths_of_the_hand_wired_model_add_up(edges: tuple[bool, bool]) -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     tokens, others = torch.tensor([[0, 1, 2, 3]] * 2), torch.tensor([[0, 4, 2, 3]] * 2)
     runs = runs_of(model, tokens, others)
     off = [
@@ -512,7 +508,7 @@ def test_the_two_paths_of_the_hand_wired_model_add_up(edges: tuple[bool, bool]) 
     ]
     mask = runs.graph.allowed & ~runs.graph.mask(off)
     logits = runs.decoder.logits(runs.run(mask)[0])[0].detach()
-    shares = np.array([hand_wired.DIRECT, hand_wired.INDIRECT])
+    shares = np.array([two_steps.DIRECT, two_steps.INDIRECT])
     assert float(logits[1]) == pytest.approx((shares * edges).sum())
     assert float(logits[4]) == pytest.approx((shares * ~np.array(edges)).sum())
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import families, hand_wired
+from tests import families
 from workbench import ContrastPairs
 from workbench.core.engine import (
     budget,
@@ -26,6 +26,7 @@ from workbench.core.engine import (
     running,
     sites,
 )
+from workbench.core.planted import unplanted, word_level
 
 EXACT = 1e-5
 # A name, an index, several indices, and a name whose places differ in the two prompts.
@@ -364,7 +365,7 @@ def test_a_model_that_cannot_be_taken_apart_runs_the_plain_way_and_says_so() -> 
     model = TransformerBridge.boot_transformers(
         "bloom",
         hf_model=network,
-        tokenizer=hand_wired.word_tokenizer(hand_wired.WORDS, bos=False),
+        tokenizer=word_level.word_tokenizer(word_level.WORDS, bos=False),
     ).eval()
     model.cfg.default_prepend_bos = False
     pairs = pairs_for(model)
@@ -383,7 +384,7 @@ def test_a_model_that_cannot_be_taken_apart_runs_the_plain_way_and_says_so() -> 
 
 
 def test_somebodys_hook_on_the_model_is_part_of_the_model() -> None:
-    model = hand_wired.randomised(seed=4)
+    model = unplanted.randomised(seed=4)
     pairs = pairs_for(model)
     before = swept(model, pairs, site="resid_pre")
     assert before.engine == patching.FAST

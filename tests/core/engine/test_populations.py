@@ -11,9 +11,9 @@ from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired_clusters
 from workbench.core.engine import populations
 from workbench.core.networks.sources import load_network
+from workbench.core.planted import known_clusters
 from workbench.core.prompts import tokenization
 from workbench.core.prompts.concepts import Concept
 
@@ -145,8 +145,8 @@ class TestReading:
         assert np.abs(largest - expected.numpy()).max() < 1e-5
 
     def test_planted_neurons_are_those_of_a_plain_forward(self) -> None:
-        wired = hand_wired_clusters.planted({"layer1.branch2": 5})
-        concept = hand_wired_clusters.concept(100)
+        wired = known_clusters.planted({"layer1.branch2": 5})
+        concept = known_clusters.concept(100)
         population = populations.population_of(wired)
         part = wired.layer1.branch2
         with torch.no_grad():
@@ -156,10 +156,10 @@ class TestReading:
         assert np.abs(values - expected).max() < 1e-5
 
     def test_values_that_are_not_finite_are_refused(self) -> None:
-        wired = hand_wired_clusters.planted({})
+        wired = known_clusters.planted({})
         with torch.no_grad():
             wired.layer0.branch1.linear.bias[3] = float("nan")
-        bench = populations.of_network(wired).bench(hand_wired_clusters.concept(50))
+        bench = populations.of_network(wired).bench(known_clusters.concept(50))
         with pytest.raises(ValueError, match=r"layer0\.branch1\.3 is not a finite number"):
             _ = bench.values
 
@@ -296,8 +296,8 @@ class TestEditing:
             assert np.abs(found - expected[:, :5].numpy()).max() < 1e-4
 
     def test_ablating_the_planted_neurons_takes_the_concept_away(self) -> None:
-        wired = hand_wired_clusters.planted({"layer0.branch1": 8}, effect=3)
-        concept = hand_wired_clusters.concept(400)
+        wired = known_clusters.planted({"layer0.branch1": 8}, effect=3)
+        concept = known_clusters.concept(400)
         population = populations.of_network(wired)
         bench = population.bench(concept)
 

@@ -10,10 +10,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired
 from workbench import ContrastPairs
 from workbench.core.engine import cells, plain, preflight, running, sites
 from workbench.core.models import sources
+from workbench.core.planted import two_steps, unplanted
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_baselines_say_the_metric_with_n_and_how_often_the_model_is_right(
 
 class TestBaselines:
     def test_too_close_to_divide_by_is_a_warning(self) -> None:
-        model = hand_wired.two_layer()
+        model = two_steps.two_layer()
         pairs = ContrastPairs.from_text(
             model, ["ape bee cat dog"], ["elk bee cat dog"], ["bee"], ["cat"]
         )
@@ -172,7 +172,7 @@ class TestRealModel:
         assert found("is the real model", model, pairs).status == "failed"
 
     def test_a_bridge_without_files_is_skipped_with_its_reason(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         pairs = ContrastPairs.from_text(model, ["ape bee"], ["ape cat"], ["dog"], ["elk"])
         check = found("is the real model", model, pairs)
         assert check.status == "skipped"

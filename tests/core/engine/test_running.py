@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired
 from workbench.core.engine import running
+from workbench.core.planted import unplanted
 
 TOKENS = torch.tensor([[6, 0, 1, 2]])
 NAME = "blocks.0.hook_mlp_out"
@@ -17,7 +17,7 @@ NAME = "blocks.0.hook_mlp_out"
 
 @pytest.fixture(scope="module")
 def model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 def hooks_left(model: TransformerBridge) -> int:
@@ -138,6 +138,6 @@ def test_threads_that_hook_one_model_never_see_each_others_hooks(model: Transfor
 
 
 def test_each_model_has_a_lock_of_its_own(model: TransformerBridge) -> None:
-    other = hand_wired.randomised()
+    other = unplanted.randomised()
     assert running.lock_of(model) is running.lock_of(model)
     assert running.lock_of(model) is not running.lock_of(other)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import families, hand_wired
+from tests import families
 from workbench.core.engine import decoder, frozen_norms, running, sums
+from workbench.core.planted import two_steps, word_level
 
 FAMILIES = [*families.CONFIGS, families.NATIVE]
 TOLERANCE = 1e-5
@@ -55,8 +56,8 @@ class TestEveryFamily:
 
 
 def test_the_hand_wired_model_writes_what_it_was_wired_to_write() -> None:
-    words = len(hand_wired.WORDS)
-    stream = sums.StreamSum.of(hand_wired.two_layer(), torch.tensor([[0, 3, 2, 1]]))
+    words = len(word_level.WORDS)
+    stream = sums.StreamSum.of(two_steps.two_layer(), torch.tensor([[0, 3, 2, 1]]))
     first, second = (stream.heads(layer)[0, -1] for layer in range(2))
     expected = torch.zeros(2, first.shape[-1])
     expected[0, words + 3] = 1.0

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired_units
 from workbench.core import results
 from workbench.core.engine import units
+from workbench.core.planted import known_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Latents:
 
 @pytest.fixture(scope="module")
 def planted() -> TransformerBridge:
-    return hand_wired_units.detectors()
+    return known_units.detectors()
 
 
 def test_a_vector_is_where_the_model_is(planted: TransformerBridge) -> None:

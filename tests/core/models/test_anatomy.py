@@ -7,13 +7,13 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired
 from workbench.core.models import anatomy
+from workbench.core.planted import unplanted
 
 
 @pytest.fixture(scope="module")
 def model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 def test_architecture(model: TransformerBridge) -> None:

@@ -13,11 +13,12 @@ import torch
 
 import workbench
 from analyses import feature_visualization as features
-from tests import families, hand_wired, hand_wired_units
+from tests import families
 from workbench import Concept, Corpus
 from workbench.core.engine import running, units
 from workbench.core.models import card, directions
 from workbench.core.models.directions import Direction, DirectionError
+from workbench.core.planted import known_units, word_level
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +28,13 @@ def grammar() -> Any:
 
 @pytest.fixture(scope="module")
 def planted() -> Any:
-    return hand_wired_units.detectors()
+    return known_units.detectors()
 
 
 @pytest.fixture(scope="module")
 def words(planted: Any) -> Corpus:
     rng = np.random.default_rng(0)
-    return Corpus.from_tokens(planted, rng.integers(0, len(hand_wired.WORDS), (60, 4)))
+    return Corpus.from_tokens(planted, rng.integers(0, len(word_level.WORDS), (60, 4)))
 
 
 def axis(model: Any, name: str = "first", site: str = "neuron", index: int = 0) -> Direction:
@@ -238,7 +239,7 @@ class TestOtherWays:
 
     def test_means_with_and_without_a_concept(self, planted: Any, words: Corpus) -> None:
         rows = [words.row(i).tolist() for i in range(20)]
-        is_dog = [[int(token == hand_wired_units.DOG) for token in row] for row in rows]
+        is_dog = [[int(token == known_units.DOG) for token in row] for row in rows]
         concept = Concept(rows, is_dog, "dogs and others")
         made = directions.of_concept(planted, concept, layer=0, site="neuron")
         # Neuron 0 is 1 at "dog" and 0 elsewhere.

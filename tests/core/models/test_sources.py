@@ -16,11 +16,11 @@ import transformers
 from huggingface_hub import errors
 
 import workbench
-from tests import hand_wired
 from workbench.core.engine import continuation, running
 from workbench.core.models import sources
+from workbench.core.planted import two_steps, unplanted, word_level
 
-VOCABULARY = len(hand_wired.WORDS) + 2
+VOCABULARY = len(word_level.WORDS) + 2
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=32,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    hand_wired.word_tokenizer(hand_wired.WORDS, bos=True).save_pretrained(folder)
+    word_level.word_tokenizer(word_level.WORDS, bos=True).save_pretrained(folder)
     return folder
 
 
@@ -95,7 +95,7 @@ class TestSources:
         assert sources.source_of(model).kind == "hub"
         assert workbench.fingerprint(model) == workbench.fingerprint(workbench.load_model(whole))
 
-    @pytest.mark.parametrize("make", [hand_wired.two_layer, hand_wired.randomised])
+    @pytest.mark.parametrize("make", [two_steps.two_layer, unplanted.randomised])
     def test_a_bridge_of_ones_own_is_an_object_without_files(self, make: Callable[[], Any]) -> None:
         model = make()
         assert sources.source_of(model).kind == "object"

@@ -11,10 +11,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired
 from workbench.core.modular import fourier
 from workbench.core.networks import shapes
 from workbench.core.networks.sources import load_network
+from workbench.core.planted import unplanted
 from workbench.core.prompts import concept_tasks, grammar_variables, named_concepts, tokenization
 from workbench.core.prompts.concepts import Concept, ConceptError, fake
 
@@ -164,7 +164,7 @@ class TestTasks:
         with pytest.raises(ConceptError, match="n = 2: expected at least 4"):
             Concept.from_task(grammar, "gender", n=2)
         with pytest.raises(ConceptError, match=r"only 0 prompts for 'gender' .* does not know"):
-            Concept.from_task(hand_wired.randomised(), "gender", n=4)
+            Concept.from_task(unplanted.randomised(), "gender", n=4)
 
 
 class TestModular:

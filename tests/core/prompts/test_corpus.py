@@ -15,7 +15,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired
+from workbench.core.planted import unplanted
 from workbench.core.prompts import corpus as corpora
 from workbench.core.prompts import tokenization
 from workbench.core.prompts.corpus import Corpus, CorpusError
@@ -25,7 +25,7 @@ TEXTS = ["ape bee cat", "dog elk", "", "fox ape bee cat dog"]
 
 @pytest.fixture(scope="module")
 def model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 @pytest.fixture(scope="module")

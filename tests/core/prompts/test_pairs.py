@@ -14,9 +14,9 @@ import pytest
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired
 from workbench import ContrastPairs
 from workbench.core import results
+from workbench.core.planted import unplanted
 from workbench.core.prompts import tasks
 from workbench.core.prompts.pairs import PairsError, Span
 
@@ -30,7 +30,7 @@ CSV = (
 
 @pytest.fixture(scope="module")
 def model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 @pytest.fixture(scope="module")
@@ -552,7 +552,7 @@ class TestBadInput:
             ContrastPairs.from_text(model, *[["ape"] * 10_001] * 3)
 
     def test_a_model_without_a_tokenizer(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         model._tokenizer = None
         with pytest.raises(PairsError, match="has no tokenizer"):
             ContrastPairs.from_text(model, ["ape"], ["bee"], ["cat"])

@@ -11,8 +11,8 @@ import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
-from tests import hand_wired
 from workbench import ContrastPairs
+from workbench.core.planted import two_steps, unplanted
 from workbench.core.prompts import encoding, positions, tokenization
 from workbench.core.prompts.pairs import PairsError, Span
 
@@ -38,7 +38,7 @@ def byte_pairs(
     inner.post_processor = tokenizers.processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 5)]
     )
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     model.tokenizer = kind(
         tokenizer_object=inner,
         bos_token="<bos>",
@@ -51,7 +51,7 @@ def byte_pairs(
 
 @pytest.fixture(scope="module")
 def model() -> TransformerBridge:
-    return hand_wired.randomised()
+    return unplanted.randomised()
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_positions_count_the_bos_token_where_there_is_one(model: TransformerBrid
     )
     without = ContrastPairs.from_text(model, *texts, spans=spans, prepend_bos=False)
     assert without.position_set("the middle").clean == ((1,),)
-    plain = ContrastPairs.from_text(hand_wired.two_layer(), *texts, spans=spans)
+    plain = ContrastPairs.from_text(two_steps.two_layer(), *texts, spans=spans)
     assert plain.position_set("the middle").clean == ((1,),)
 
 
@@ -224,7 +224,7 @@ class TestBadSpans:
             encoding._both_sides(0, "x", place)
 
     def test_characters_that_the_tokenizer_drops_are_no_place(self) -> None:
-        model = hand_wired.randomised()
+        model = unplanted.randomised()
         inner = model.tokenizer.backend_tokenizer
         inner.normalizer = tokenizers.normalizers.Replace("!", " ")
         with pytest.raises(PairsError, match="no token stands for '!'; expected characters"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests import hand_wired
+from workbench.core.planted import unplanted
 from workbench.core.prompts.prompt import Prompt
 
-MODEL = hand_wired.randomised()
+MODEL = unplanted.randomised()
 
 
 def test_text_and_ids_give_the_same_prompt() -> None:
@@ -55,7 +55,7 @@ def test_what_is_no_prompt_is_said_in_a_sentence(given: str | list[int], message
 
 
 def test_a_model_without_a_tokenizer_reads_ids() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     model.tokenizer = None
     assert Prompt.of(model, [1, 2]).tokens == ("1", "2")
     with pytest.raises(ValueError, match="no tokenizer"):

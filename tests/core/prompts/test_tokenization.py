@@ -6,15 +6,15 @@ import pytest
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired
+from workbench.core.planted import two_steps, unplanted, word_level
 from workbench.core.prompts import tokenization
 
 
 @pytest.fixture(scope="module")
 def shared() -> TransformerBridge:
     """A model with one id for beginning, end and unknown, put in front of every text."""
-    model = hand_wired.randomised()
-    inner = hand_wired.word_tokenizer(hand_wired.WORDS, bos=True).backend_tokenizer
+    model = unplanted.randomised()
+    inner = word_level.word_tokenizer(word_level.WORDS, bos=True).backend_tokenizer
     inner.model.unk_token = "<bos>"
     model.tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner,
@@ -40,12 +40,12 @@ def test_an_unknown_word_is_named_wherever_it_stands(shared: TransformerBridge, 
     with pytest.raises(tokenization.TokenizationError, match="'yak' is outside the vocabulary"):
         tokenization.encode(shared, text)
     with pytest.raises(tokenization.TokenizationError, match="'yak' is outside the vocabulary"):
-        tokenization.encode(hand_wired.randomised(), text)
+        tokenization.encode(unplanted.randomised(), text)
 
 
 def test_an_empty_text_without_a_bos_is_refused() -> None:
     with pytest.raises(tokenization.TokenizationError, match="the prompt is empty"):
-        tokenization.encode(hand_wired.two_layer(), "")
+        tokenization.encode(two_steps.two_layer(), "")
 
 
 def test_each_token_as_text(shared: TransformerBridge) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests import families
+from workbench.core.planted import known_features
 from workbench.core.prompts import corpus as corpora
 
 
@@ -37,8 +38,7 @@ def rows(model: TransformerBridge) -> corpora.Corpus:
 
 @pytest.fixture(scope="session")
 def features() -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.nn.functional.normalize(torch.randn(32, 16, generator=generator), dim=1)
+    return known_features.directions()
 
 
 Combined = Callable[..., Iterator[torch.Tensor]]
@@ -48,11 +48,9 @@ Combined = Callable[..., Iterator[torch.Tensor]]
 def combined(features: torch.Tensor) -> Combined:
     """Endless sparse combinations of features: each is there in a share of the vectors."""
 
-    def stream(batch: int = 512, share: float = 1 / 32) -> Iterator[torch.Tensor]:
+    def stream(batch: int = 512, share: float = known_features.SHARE) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         while True:
-            there = torch.rand(batch, len(features), generator=generator) < share
-            size = 0.5 + torch.rand(batch, len(features), generator=generator)
-            yield (there * size) @ features
+            yield known_features.combined(features, batch, generator, share)
 
     return stream

@@ -13,12 +13,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from analyses.feature_visualization import dictionaries, examples
 from analyses.feature_visualization.dictionaries import dashboard
-from tests import hand_wired, hand_wired_units
 from workbench.core import results
+from workbench.core.planted import known_units, word_level
 from workbench.core.prompts.corpus import Corpus
 
 HOOK = "blocks.0.hook_resid_pre"
-DOG, ELK = hand_wired_units.DOG, hand_wired_units.ELK
+DOG, ELK = known_units.DOG, known_units.ELK
 # What each latent is: "dog", "dog" or "elk", nothing, every word that is not "dog", "elk".
 ONLY_DOG, EITHER, DEAD, DENSE, ONLY_ELK = range(5)
 ROWS = 120
@@ -35,12 +35,12 @@ class Dictionary:
 @pytest.fixture(scope="module")
 def model() -> TransformerBridge:
     """Its stream holds each word, and each position, by itself."""
-    return hand_wired_units.detectors()
+    return known_units.detectors()
 
 
 @pytest.fixture(scope="module")
 def corpus(model: TransformerBridge) -> Corpus:
-    tokens = np.random.default_rng(0).integers(0, len(hand_wired.WORDS), (ROWS, 4))
+    tokens = np.random.default_rng(0).integers(0, len(word_level.WORDS), (ROWS, 4))
     return Corpus.from_tokens(model, tokens)
 
 

@@ -14,14 +14,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.feature_visualization.dictionaries import labels, variables
-from tests import hand_wired, hand_wired_units
 from workbench.core import results
+from workbench.core.planted import known_units, two_steps, word_level
 from workbench.core.prompts import lexicon
 from workbench.core.prompts.corpus import Corpus
 
 HOOK = "blocks.0.hook_resid_pre"
-WORDS = hand_wired.WORDS
-DOG = hand_wired_units.DOG
+WORDS = word_level.WORDS
+DOG = known_units.DOG
 PLANTED = 7
 
 
@@ -40,18 +40,18 @@ class Dictionary:
 @pytest.fixture(scope="module")
 def wired() -> TransformerBridge:
     """Its stream holds each word, and each position, by itself."""
-    return hand_wired_units.detectors()
+    return known_units.detectors()
 
 
 @pytest.fixture(scope="module")
 def labelled(wired: TransformerBridge) -> labels.LabelledTokens:
     generator = np.random.default_rng(0)
-    tokens = generator.integers(0, len(WORDS), (160, hand_wired.N_CTX))
+    tokens = generator.integers(0, len(WORDS), (160, two_steps.N_CTX))
     corpus = Corpus.from_tokens(wired, tokens)
     at, run = tokens.ravel(), np.arange(tokens.size)
     # A coin for each row, which its four tokens share.
-    coin = np.repeat(generator.integers(0, 2, len(tokens)), hand_wired.N_CTX)
-    rows = np.repeat(np.arange(len(tokens)), hand_wired.N_CTX)
+    coin = np.repeat(generator.integers(0, 2, len(tokens)), two_steps.N_CTX)
+    rows = np.repeat(np.arange(len(tokens)), two_steps.N_CTX)
     return labels.LabelledTokens(
         corpus,
         (
@@ -106,7 +106,7 @@ def test_auc_f1_and_p_values_by_another_way(
     values = dictionary.encode(cache[HOOK]).flatten(0, 1).detach().double().numpy()
     _, (first, second) = variables._halves(labelled, 0)
     assert not (first & second).any() and (first | second).all()
-    assert len(np.unique(np.flatnonzero(first) // hand_wired.N_CTX)) == 80
+    assert len(np.unique(np.flatnonzero(first) // two_steps.N_CTX)) == 80
     by_name = {one.name: one for one in labelled.variables}
     for i, (name, value) in enumerate(zip(found.variable, found.value, strict=True)):
         variable = by_name[name]

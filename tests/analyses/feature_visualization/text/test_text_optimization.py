@@ -13,9 +13,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.feature_visualization import text
-from tests import families, hand_wired
+from tests import families
 from workbench.core import results
 from workbench.core.engine import running, units
+from workbench.core.planted import unplanted
 from workbench.core.prompts import tokenization
 
 UNIT = "neuron 2.13"
@@ -322,7 +323,7 @@ def test_a_model_without_bos_needs_two_tokens() -> None:
 
 
 def test_a_model_without_tokenizer_is_refused() -> None:
-    model = hand_wired.randomised()
+    model = unplanted.randomised()
     model.tokenizer = None
     with pytest.raises(ValueError, match="has no tokenizer"):
         text.optimize_text(model, "neuron 1.5", length=5)

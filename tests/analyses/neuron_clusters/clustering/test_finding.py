@@ -15,48 +15,29 @@ from analyses.neuron_clusters import clustering
 from analyses.neuron_clusters.clustering import meaning
 from workbench.core.modular import fourier
 from workbench.core.networks import architectures
+from workbench.core.planted import known_groups
 from workbench.core.prompts.concepts import Concept
 from workbench.core.prompts.corpus import Corpus
 
 ARI = sklearn.metrics.adjusted_rand_score
-GROUPS, SIZE, INPUTS = 4, 10, 300
-UNITS = GROUPS * SIZE
+GROUPS, TRUTH = known_groups.GROUPS, known_groups.TRUTH
 QUICK: dict[str, Any] = {"counts": range(2, 7), "resamples": 6, "shuffles": 19}
 # Key frequencies of modadd-113.
 KEYS = {5, 6, 14, 42}
-TRUTH = np.repeat(np.arange(GROUPS), SIZE)
-
-
-def driven(strength: float, constant: int = 0) -> Any:
-    """Neurons of which those of a group share this part of their variance; each class a group."""
-    network: Any = architectures.build(architectures.Mlp(GROUPS + UNITS, (UNITS,), GROUPS))
-    weights = torch.zeros(UNITS, GROUPS + UNITS)
-    weights[range(UNITS), TRUTH] = strength**0.5
-    weights[range(UNITS), range(GROUPS, GROUPS + UNITS)] = (1 - strength) ** 0.5
-    weights[:constant] = 0
-    with torch.no_grad():
-        network.get_submodule("layer0.linear").weight[:] = weights
-        # Far above zero, so that the rectifier changes nothing.
-        network.get_submodule("layer0.linear").bias[:] = 6.0
-        network.get_submodule("logits").weight[:] = torch.eye(GROUPS)[:, TRUTH]
-    return network
-
-
-def noise(seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(INPUTS, GROUPS + UNITS)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def found() -> clustering.Clusters:
-    inputs = noise()
+    inputs = known_groups.noise()
     classes = [str(i) for i in inputs[:, :GROUPS].argmax(1)]
-    return clustering.find_clusters(driven(0.6, constant=3), inputs, classes=classes, **QUICK)
+    return clustering.find_clusters(
+        known_groups.driven(0.6, constant=3), inputs, classes=classes, **QUICK
+    )
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.9])
 def test_the_number_and_the_members_of_planted_groups_are_found(strength: float) -> None:
-    found = clustering.find_clusters(driven(strength), noise(), **QUICK)
+    found = clustering.find_clusters(known_groups.driven(strength), known_groups.noise(), **QUICK)
     assert found.k == GROUPS and found.p_value == pytest.approx(1 / 20)
     assert ARI(TRUTH, found.labels) >= 0.95
     assert not found.from_weights and found.ncut == ()
@@ -64,7 +45,9 @@ def test_the_number_and_the_members_of_planted_groups_are_found(strength: float)
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_units_with_nothing_in_common_are_no_clusters(seed: int) -> None:
-    found = clustering.find_clusters(driven(0.0), noise(seed), seed=seed, **QUICK)
+    found = clustering.find_clusters(
+        known_groups.driven(0.0), known_groups.noise(seed), seed=seed, **QUICK
+    )
     assert found.k == 1 and found.p_value > 0.05
     assert found.clusters == () and not found.labels.any()
     assert "No clusters beyond chance" in found.summary()
@@ -114,9 +97,11 @@ def test_a_result_is_saved_drawn_and_the_same_again(
     assert found.to_frame()["cluster"].to_list() == found.labels.tolist()
     assert found.clusters_frame()["size"].to_list() == [10, 10, 10, 7]
     assert len(found.stability_frame()) == 5
-    inputs = noise()
+    inputs = known_groups.noise()
     classes = [str(i) for i in inputs[:, :GROUPS].argmax(1)]
-    again = clustering.find_clusters(driven(0.6, constant=3), inputs, classes=classes, **QUICK)
+    again = clustering.find_clusters(
+        known_groups.driven(0.6, constant=3), inputs, classes=classes, **QUICK
+    )
     assert again.stability == found.stability and again.clusters == found.clusters
     assert found.members(0) == found.clusters[0].units
 
@@ -143,7 +128,7 @@ def test_a_graph_of_two_modules_is_cut_less_than_chance_and_a_random_one_is_not(
 
 
 def test_units_of_equal_weights_are_found_without_activations() -> None:
-    found = clustering.find_clusters(driven(0.6), by="weights", **QUICK)
+    found = clustering.find_clusters(known_groups.driven(0.6), by="weights", **QUICK)
     assert found.k == GROUPS and ARI(TRUTH, found.labels) == 1.0
     assert found.from_weights and found.n_examples == 0
 
@@ -224,9 +209,9 @@ def test_a_joint_activation_is_the_mean_of_standardised_values() -> None:
         ({"most": 3}, "at least 20 examples"),
         ({"inputs": None}, "give inputs"),
         ({"inputs": "nothing"}, "a str is nothing to read"),
-        ({"inputs": noise()[:5]}, "has 5 examples"),
-        ({"inputs": np.repeat(noise()[:30], 2, axis=0)}, "stand there twice"),
-        ({"inputs": np.full((30, GROUPS + UNITS), np.nan)}, "finite"),
+        ({"inputs": known_groups.noise()[:5]}, "has 5 examples"),
+        ({"inputs": np.repeat(known_groups.noise()[:30], 2, axis=0)}, "stand there twice"),
+        ({"inputs": np.full((30, GROUPS + known_groups.UNITS), np.nan)}, "finite"),
         ({"classes": ["a"]}, "1 classes for 300 inputs"),
         ({"counts": 30}, "need at least 60 units"),
         ({"by": "graph"}, "at least two layers"),
@@ -236,16 +221,18 @@ def test_a_joint_activation_is_the_mean_of_standardised_values() -> None:
     ],
 )
 def test_bad_arguments_get_a_sentence(arguments: dict[str, Any], said: str) -> None:
-    given: dict[str, Any] = {"inputs": noise(), **QUICK, **arguments}
+    given: dict[str, Any] = {"inputs": known_groups.noise(), **QUICK, **arguments}
     by = given.pop("by", "coactivation")
     with pytest.raises(ValueError, match=said):
-        clustering.find_clusters(driven(0.5), given.pop("inputs"), by=by, **given)
+        clustering.find_clusters(known_groups.driven(0.5), given.pop("inputs"), by=by, **given)
 
 
 def test_a_concept_says_what_a_cluster_responds_to() -> None:
-    inputs = noise()
+    inputs = known_groups.noise()
     concept = Concept(inputs, (inputs[:, 2] > 0.5).astype(np.int64), "third group")
-    found = clustering.find_clusters(driven(0.8), concept, counts=4, resamples=2, shuffles=19)
+    found = clustering.find_clusters(
+        known_groups.driven(0.8), concept, counts=4, resamples=2, shuffles=19
+    )
     third = next(o for o in found.clusters if "layer0.20" in o.units)
     assert third.meaning.responds[0].what == "third group"
     assert found.provenance.parameters["inputs"]["concept"]["name"] == "third group"
@@ -260,4 +247,6 @@ def test_progress_may_stop_it() -> None:
             raise Stopped(note)
 
     with pytest.raises(Stopped, match="clustering"):
-        clustering.find_clusters(driven(0.5), noise(), progress=stop, **QUICK)
+        clustering.find_clusters(
+            known_groups.driven(0.5), known_groups.noise(), progress=stop, **QUICK
+        )

@@ -9,9 +9,9 @@ import torch
 
 from analyses.neuron_clusters import growth
 from analyses.neuron_clusters.growth import finetuning, widening
-from tests import hand_wired_clusters
 from workbench.core.networks import architectures, examples, sources
 from workbench.core.networks.training.fitting import Split
+from workbench.core.planted import known_clusters
 from workbench.core.prompts.concepts import Concept
 
 # The class is the largest of six numbers: two neurons cannot tell, six can.
@@ -241,9 +241,9 @@ def test_concepts_and_networks_that_do_not_fit_are_told(bottleneck: Any) -> None
     graded = Concept(TEST.inputs, TEST.inputs[:, :2].astype(np.float64), "numbers")
     with pytest.raises(ValueError, match="'numbers' has targets"):
         growth.grow(bottleneck, graded, "layer0")
-    planted = hand_wired_clusters.planted({"layer1.branch2": 10})
+    planted = known_clusters.planted({"layer1.branch2": 10})
     with pytest.raises(ValueError, match="cannot be widened"):
-        growth.grow(planted, hand_wired_clusters.concept(20), "layer1.branch2")
+        growth.grow(planted, known_clusters.concept(20), "layer1.branch2")
     with pytest.raises(ValueError, match="fewer than half of what one channel takes"):
         experiment(trained((1, 90), TRAIN, 1), "layer1", n=1)
 

@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from analyses.neuron_clusters.growth import widening
-from tests import hand_wired_clusters
 from workbench.core.engine import populations
 from workbench.core.networks import architectures, sources
+from workbench.core.planted import known_clusters
 
 CONFIGS = {
     "mlp": architectures.Mlp(7, (5, 4), 3),
@@ -158,7 +158,7 @@ def test_wrong_arguments_are_told() -> None:
     with pytest.raises(ValueError, match="takes 12 parameters and the target is 5"):
         widening.matched(network, "layer0", 5)
     with pytest.raises(ValueError, match="a Planted whose cfg is a Config cannot be widened"):
-        widening.places(hand_wired_clusters.planted({}))
+        widening.places(known_clusters.planted({}))
 
 
 def test_units_of_a_widened_network_can_be_read() -> None:

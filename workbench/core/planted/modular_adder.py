@@ -10,19 +10,24 @@
 
 The logit of c is therefore, up to aliases of the 14th harmonic, GAIN · Σ_k |2 cos(w (i - j) / 2)|
 cos(w (i + j - c)): largest at c = i + j whenever the chosen waves tell the elements apart.
+
+Limits: a task has to be addition in a cyclic group.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformer_lens.config import TransformerBridgeConfig
-from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired
+from workbench.core.models import anatomy
 from workbench.core.modular import tasks, theory
+from workbench.core.planted import word_level
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 PHASES = 16
 GAIN = 8.0
@@ -31,9 +36,19 @@ KEYS = (2, 5)
 
 
 def expected_logits(task: tasks.Task, keys: tuple[int, ...] = KEYS) -> np.ndarray:
-    """Logits over elements (i, j, c), by the formula of the module docstring."""
-    group = theory.cyclic(task)
-    assert group is not None
+    """Logits over elements (i, j, c), by the formula of the module docstring.
+
+    Args:
+        task: Addition, or what is addition of logarithms.
+        keys: The frequencies.
+
+    Returns:
+        The logits.
+
+    Raises:
+        ValueError: If the task is no addition in a cyclic group.
+    """
+    group = _group(task)
     i, j, c = np.ogrid[: group.n, : group.n, : group.n]
     waves = [2 * np.pi * k / group.n for k in keys]
     terms = [np.abs(2 * np.cos(w * (i - j) / 2)) * np.cos(w * (i + j - c)) for w in waves]
@@ -41,14 +56,24 @@ def expected_logits(task: tasks.Task, keys: tuple[int, ...] = KEYS) -> np.ndarra
 
 
 def adder(task: tasks.Task = ADDITION, keys: tuple[int, ...] = KEYS) -> TransformerBridge:
-    """The network described in the module docstring."""
-    group = theory.cyclic(task)
-    assert group is not None
+    """The network described in the module docstring.
+
+    Args:
+        task: Addition, or what is addition of logarithms.
+        keys: The frequencies.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If the task is no addition in a cyclic group.
+    """
+    group = _group(task)
     angles = 2 * np.pi * np.outer(np.arange(group.n), keys) / group.n
     waves = torch.tensor(np.hstack([np.cos(angles), np.sin(angles)]), dtype=torch.float32)
     width = 2 * len(keys)
-    model = blank(task.p, width, PHASES * len(keys))
-    plain = parameters(model)
+    model = _network(task.p, width, PHASES * len(keys))
+    plain = anatomy.stored_parameters(model)
     reads, writes = slice(0, width), slice(width, 2 * width)
     phases = 2 * math.pi * torch.arange(PHASES) / PHASES
     with torch.no_grad():
@@ -71,37 +96,34 @@ def adder(task: tasks.Task = ADDITION, keys: tuple[int, ...] = KEYS) -> Transfor
 
 
 def randomised(p: int, *, seed: int = 0) -> TransformerBridge:
-    """A network of the same kind whose every parameter, biases included, is random."""
-    model = blank(p, 8, 32)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.original_model.parameters():
-            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
-    return model
+    """A network of the same kind whose every parameter, biases included, is random.
+
+    Args:
+        p: The modulus.
+        seed: Of the parameters.
+
+    Returns:
+        The network.
+    """
+    return word_level.randomise(_network(p, 8, 32), seed)
 
 
-def blank(p: int, width: int, neurons: int) -> TransformerBridge:
+def _network(p: int, width: int, neurons: int) -> TransformerBridge:
     """A native network with a head of that width, reading and writing as many directions each."""
-    config = TransformerBridgeConfig(
+    return word_level.bridge(
+        (*map(str, range(p)), "="),
+        bos=False,
         d_model=2 * width,
         d_head=width,
         n_heads=1,
         n_layers=1,
         n_ctx=3,
-        d_vocab=p + 1,
         d_mlp=neurons,
-        act_fn="relu",
-        normalization_type=None,
-        init_weights=False,
     )
-    words = (*map(str, range(p)), "=")
-    tokenizer = hand_wired.word_tokenizer(words, bos=False)
-    model = TransformerBridge.boot_native(config, tokenizer=tokenizer)
-    model.cfg.default_prepend_bos = False
-    return model.eval()
 
 
-def parameters(model: TransformerBridge) -> dict[str, torch.nn.Parameter]:
-    """Parameters under NativeModel's own names."""
-    named = model.original_model.named_parameters()
-    return {name.replace("._original_component", ""): value for name, value in named}
+def _group(task: tasks.Task) -> theory.Cyclic:
+    group = theory.cyclic(task)
+    if group is None:
+        raise ValueError(f"{task} is no addition in a cyclic group: waves do not solve it")
+    return group

@@ -19,18 +19,21 @@ Name mover, "A met B A gave" to "B":
 
 The scores of the second head are moderate: a softmax that is certain has no gradient, and
 attribution by gradients would see nothing of queries and keys.
+
+Limits: circuits of five edges, and every prompt of a case has the same length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from transformer_lens.config import TransformerBridgeConfig
-from transformer_lens.model_bridge import TransformerBridge
 
-from tests import hand_wired
+from workbench.core.planted import word_level
+from workbench.core.prompts.pairs import ContrastPairs
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 N_CTX = 8
 D_HEAD = 8
@@ -39,8 +42,6 @@ MATCH, GAIN = 4.0, 3.0
 # So large a score that softmax gives exactly one.
 CERTAIN = 1e4
 NAMES = ("Ann", "Bob", "Cleo", "Dan")
-
-Plain = Mapping[str, torch.Tensor]
 
 
 class Case(NamedTuple):
@@ -62,6 +63,13 @@ class Case(NamedTuple):
     wrong: list[str]
     edges: tuple[str, ...]
 
+    @property
+    def pairs(self) -> ContrastPairs:
+        """The prompts as contrast pairs."""
+        return ContrastPairs.from_text(
+            self.model, self.clean, self.corrupted, self.answers, self.wrong
+        )
+
 
 class _Spaces:
     """Where in the residual stream what is written."""
@@ -75,8 +83,8 @@ class _Spaces:
 
 def induction() -> Case:
     """The induction pair of the module docstring."""
-    words = len(hand_wired.WORDS)
-    model, plain, spaces = _blank(hand_wired.WORDS)
+    words = len(word_level.WORDS)
+    model, plain, spaces = _blank(word_level.WORDS)
     with torch.no_grad():
         _previous_token(plain, spaces, layer=0, head=0, writes=spaces.first)
         _copies(plain, spaces, layer=1, head=0, writes=spaces.second)
@@ -154,37 +162,30 @@ def name_mover() -> Case:
     return Case(model, clean, corrupted, answers, wrong, edges)
 
 
-def _blank(words: tuple[str, ...]) -> tuple[TransformerBridge, Plain, _Spaces]:
+def _blank(words: tuple[str, ...]) -> tuple[TransformerBridge, word_level.Plain, _Spaces]:
     """A model that embeds tokens and places, reads `second` out, and does nothing else."""
     spaces = _Spaces(len(words))
-    config = TransformerBridgeConfig(
+    model, plain = word_level.blank(
+        words,
+        bos=True,
         d_model=spaces.place.stop,
         d_head=D_HEAD,
         n_heads=2,
         n_layers=2,
         n_ctx=N_CTX,
-        d_vocab=len(words) + 1,
         d_mlp=4,
-        act_fn="relu",
-        normalization_type=None,
-        init_weights=False,
     )
-    tokenizer = hand_wired.word_tokenizer(words, bos=True)
-    model = TransformerBridge.boot_native(config, tokenizer=tokenizer)
-    model.cfg.default_prepend_bos = True
-    named = model.original_model.named_parameters()
-    plain = {name.replace("._original_component", ""): p for name, p in named}
     with torch.no_grad():
-        for parameter in plain.values():
-            parameter.zero_()
         eye = torch.eye(len(words))
         plain["tok_embed.weight"][: len(words), spaces.token] = eye
         plain["pos.weight"][:, spaces.place] = torch.eye(N_CTX)
         plain["head.weight"][: len(words), spaces.second] = GAIN * eye
-    return model.eval(), plain, spaces
+    return model, plain, spaces
 
 
-def _copies(plain: Plain, spaces: _Spaces, *, layer: int, head: int, writes: slice) -> None:
+def _copies(
+    plain: word_level.Plain, spaces: _Spaces, *, layer: int, head: int, writes: slice
+) -> None:
     """Let a head copy the tokens that it attends to."""
     width = writes.stop - writes.start
     rows = slice(head * D_HEAD, head * D_HEAD + width)
@@ -192,7 +193,9 @@ def _copies(plain: Plain, spaces: _Spaces, *, layer: int, head: int, writes: sli
     plain[f"layers.{layer}.attn.o.weight"][writes, rows] = torch.eye(width)
 
 
-def _previous_token(plain: Plain, spaces: _Spaces, *, layer: int, head: int, writes: slice) -> None:
+def _previous_token(
+    plain: word_level.Plain, spaces: _Spaces, *, layer: int, head: int, writes: slice
+) -> None:
     """Let a head copy the token before; the first position, which is BOS, copies nothing."""
     _copies(plain, spaces, layer=layer, head=head, writes=writes)
     rows = slice(head * D_HEAD, head * D_HEAD + N_CTX)
@@ -201,6 +204,6 @@ def _previous_token(plain: Plain, spaces: _Spaces, *, layer: int, head: int, wri
     plain[f"layers.{layer}.attn.k.weight"][rows, spaces.place] = torch.eye(N_CTX)
 
 
-def _unread(plain: Plain, spaces: _Spaces, *, layer: int, head: int) -> None:
+def _unread(plain: word_level.Plain, spaces: _Spaces, *, layer: int, head: int) -> None:
     """Let a head write the mean of all tokens to where nobody reads."""
     _copies(plain, spaces, layer=layer, head=head, writes=spaces.unread)
