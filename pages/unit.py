@@ -353,7 +353,7 @@ def evidence_of(found: features.Belief) -> notes.Evidence:
         recall=known(found.recall),
         p_value=known(found.p_value),
         n_tokens=found.n_tokens,
-        run=runs.run_id(made.analysis, made.fingerprint, made.parameters),
+        run=runs.id_of(made),
     )
 
 

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from workbench.core import runs
     from workbench.core.models.card import fingerprint, list_models, model_card
     from workbench.core.models.sources import load_model
     from workbench.core.prompts.concepts import Concept
@@ -31,6 +32,7 @@ __all__ = [
     "list_models",
     "load_model",
     "model_card",
+    "runs",
 ]
 
 _HOMES = {
@@ -42,10 +44,14 @@ _HOMES = {
     "load_model": "workbench.core.models.sources",
     "model_card": "workbench.core.models.card",
 }
+# Names that are modules themselves.
+_MODULES = {"runs": "workbench.core.runs"}
 
 
 def __getattr__(name: str) -> Any:
     """Import the module behind a public name the first time that the name is used."""
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'workbench' has no attribute {name!r}; it has {__all__}")
     return getattr(importlib.import_module(_HOMES[name]), name)

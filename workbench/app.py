@@ -33,6 +33,8 @@ FIRST = (
     "inputs",
     "clusters",
     "grokking",
+    "reports",
+    "runs",
 )
 
 

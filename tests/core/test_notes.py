@@ -309,6 +309,7 @@ def test_notes_and_runs_share_a_store(tmp_path: Path) -> None:
     store = runs.RunStore(tmp_path)
     run = store.put(small(), title="a run")
     notes.write(store.root, MODEL, "neuron 0.1", "a note")
+    assert [row.id for row in store.runs()] == [run]
     (store.root / "index.sqlite").unlink()
     assert texts(store.root) == ["a note"], "no index is needed"
     store.put(small(), title="again")

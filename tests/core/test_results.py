@@ -14,8 +14,8 @@ import pytest
 import safetensors.numpy
 
 import workbench
-from tests import hand_wired
 from workbench.core import results
+from workbench.core.planted import two_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,15 @@ def test_round_trip_to_the_bit(tmp_path: Path) -> None:
         assert getattr(after, name) == getattr(before, name)
     assert after.parts[:2] == before.parts[:2]
     assert repr(after.parts[2].value) == "nan"
+
+
+@pytest.mark.parametrize("name", ["number", "array", "plain", "other"])
+@pytest.mark.parametrize("value", [3, "nan", "/grid", {"plain": {"number": 1}}])
+def test_parameters_may_be_called_anything(tmp_path: Path, name: str, value: Any) -> None:
+    before = small()
+    made = dataclasses.replace(before.provenance, parameters={name: value})
+    dataclasses.replace(before, provenance=made).save(tmp_path / "run")
+    assert Small.load(tmp_path / "run").provenance == made
 
 
 def test_the_base_class_finds_the_kind_by_its_name(tmp_path: Path) -> None:
@@ -194,7 +203,7 @@ class TestDamaged:
 
 
 def test_provenance_describes_the_model_and_the_machine() -> None:
-    model = hand_wired.two_layer()
+    model = two_steps.two_layer()
     made = results.provenance(model, analysis="tests", parameters={"a": 1}, seed=4, wall_time=1.0)
     assert made.fingerprint == workbench.fingerprint(model)
     assert (made.device, made.dtype, made.weight_processing) == ("cpu", "float32", "none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -28,6 +29,17 @@ _out = rich.console.Console(emoji=False)
 _err = rich.console.Console(emoji=False, stderr=True)
 # Wide enough for any table: what is read by a program must not be folded.
 _NO_LIMIT = 10_000
+# Characters by which a title or a token could move the cursor, or turn text around.
+_HIDDEN = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (
+        *set(range(0x20)) - {0x09, 0x0A},
+        *range(0x7F, 0xA0),
+        *(0x200E, 0x200F),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+}
 
 
 def say(text: str) -> None:
@@ -36,7 +48,16 @@ def say(text: str) -> None:
     Args:
         text: What to print; brackets and colons in it are no markup.
     """
-    _out.print(text, markup=False, highlight=False)
+    _out.print(text.translate(_HIDDEN), markup=False, highlight=False)
+
+
+def complain(text: str) -> None:
+    """Print what is wrong on standard error, as it stands.
+
+    Args:
+        text: What to print; brackets and colons in it are no markup.
+    """
+    _err.print(f"workbench: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
@@ -51,13 +72,23 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = 
     for column in made.columns:
         column.overflow = "fold"
     for row in rows:
-        made.add_row(*map(rich.text.Text, row))
+        made.add_row(*(rich.text.Text(cell.translate(_HIDDEN)) for cell in row))
     if _out.is_terminal:
         _out.print(made)
         return
     wide = _out.options.update(width=_NO_LIMIT)
     width = rich.measure.Measurement.get(_out, wide, made).maximum
     rich.console.Console(emoji=False, width=max(width, len(title))).print(made)
+
+
+def say_json(content: object) -> None:
+    """Print JSON on standard output, for a program to read.
+
+    Args:
+        content: JSON types only.
+    """
+    text = json.dumps(content, indent=1)
+    _out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def number(value: float, low: float = math.nan, high: float = math.nan) -> str:
@@ -99,6 +130,8 @@ def notes(result: Result) -> None:
 def save(result: Result, folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Save a result with its tables and its figure, for those who read no safetensors.
 
+    The result is put into the run store, too, where the Runs page and `workbench runs` find it.
+
     Args:
         result: The result.
         folder: Where to.
@@ -111,6 +144,12 @@ def save(result: Result, folder: Path, tables: Mapping[str, pd.DataFrame]) -> No
     for name, frame in tables.items():
         write(saved / f"{name}.csv", frame.to_csv(index=False).encode())
     write(saved / "figure.html", result.figure().to_html(include_plotlyjs=True).encode())
+    from workbench.core import runs
+
+    try:
+        runs.RunStore().put(result, title="")
+    except runs.RunStoreError as error:
+        complain(f"saved in {saved}, but not among the runs: {error}")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -142,7 +181,7 @@ def one_sentence_for_bad_input() -> Generator[None]:
     try:
         yield
     except ValueError as error:
-        _err.print(f"workbench: {error}", markup=False, highlight=False, soft_wrap=True)
+        complain(str(error))
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         _err.print("workbench: interrupted; nothing was saved")

@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -38,7 +38,12 @@ if TYPE_CHECKING:
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
+DOCUMENT, ARRAYS = "result.json", "arrays.safetensors"
+# What a folder that is being replaced is called for a moment, within a temporary one beside it.
+OLD = "old"
 _FORMAT = 1
+# Of an array, of a number that JSON has not, and of what else is called like one of these.
+_MARKS = {"array", "number", "plain"}
 _VERSIONED = ("torch", "transformer-lens", "transformers", "numpy", "scipy")
 
 
@@ -236,21 +241,8 @@ class Result(abc.ABC):
         target = Path(folder)
         if _is_foreign(target):
             raise ResultError(f"{target} exists and is no result folder: choose another name")
-        arrays, document = _to_document(self)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        except OSError as error:
-            raise ResultError(f"cannot write to {target.parent}: {error.strerror}") from error
-        try:
-            safetensors.numpy.save_file(arrays, scratch / "arrays.safetensors")
-            (scratch / "result.json").write_text(json.dumps(document, indent=1, allow_nan=False))
-            scratch.chmod(0o755)
-            _replace(scratch, target)
-        except OSError as error:
-            raise ResultError(f"cannot write {target}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with written_beside(self, target) as scratch:
+            put_in_place(scratch, target)
         return target
 
     @classmethod
@@ -268,8 +260,8 @@ class Result(abc.ABC):
         """
         path = Path(folder)
         try:
-            document = json.loads((path / "result.json").read_text())
-            arrays = safetensors.numpy.load_file(path / "arrays.safetensors")
+            document = json.loads((path / DOCUMENT).read_text())
+            arrays = safetensors.numpy.load_file(path / ARRAYS)
             kind = cls._kinds.get(document["kind"])
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise ResultError(f"{path} is not a result folder or is damaged: {error}") from error
@@ -282,6 +274,59 @@ class Result(abc.ABC):
             return typing.cast("Self", _restore(kind, document["fields"], arrays, ""))
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultError(f"{path} is damaged: {error!r}") from error
+
+
+def what_made(folder: Path) -> tuple[str, Provenance]:
+    """What a result folder says of itself, whatever its class is.
+
+    Args:
+        folder: A folder written by `Result.save`.
+
+    Returns:
+        Name of the class with its module, and the provenance, whose types are not checked.
+
+    Raises:
+        ResultError: If it is no result folder or is damaged.
+    """
+    try:
+        document = json.loads((folder / DOCUMENT).read_bytes())
+        if not (folder / ARRAYS).is_file():
+            raise FileNotFoundError(f"{ARRAYS} is missing")
+        made = _restore(Provenance, document["fields"]["provenance"], {}, "")
+        return str(document["kind"]), made
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ResultError(f"{folder} is no result folder or is damaged: {error!r}") from error
+
+
+@contextlib.contextmanager
+def written_beside(result: Result, target: Path) -> Generator[Path]:
+    """Write a result under a temporary name beside the folder that it is to become.
+
+    Args:
+        result: Any result.
+        target: The folder; its parent is made if it is missing.
+
+    Yields:
+        The temporary folder, whole, to be put in place; it is gone at the end.
+
+    Raises:
+        ResultError: If it cannot be written or put in place.
+    """
+    arrays, document = _to_document(result)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ResultError(f"cannot write to {target.parent}: {error.strerror}") from error
+    try:
+        safetensors.numpy.save_file(arrays, scratch / ARRAYS)
+        (scratch / DOCUMENT).write_text(json.dumps(document, indent=1, allow_nan=False))
+        scratch.chmod(0o755)
+        yield scratch
+    except OSError as error:
+        raise ResultError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _is_foreign(target: Path) -> bool:
@@ -298,25 +343,41 @@ def _is_foreign(target: Path) -> bool:
     except NotADirectoryError:
         # A file, or something below one, which cannot be there.
         return target.exists()
-    return stayed and bool(names) and "result.json" not in names
+    return stayed and bool(names) and DOCUMENT not in names
 
 
-def _replace(scratch: Path, target: Path) -> None:
+def put_in_place(scratch: Path, target: Path) -> None:
     """Rename a whole folder into place, moving an old one aside and only then removing it.
 
-    Others may be putting the same result there at the same time: whoever is last stays.
+    Others may be putting the same result there at the same time: whoever is last stays. Whoever is
+    killed between the two leaves the old one as `.NAME.…/old`.
+
+    Args:
+        scratch: What `written_beside` yields.
+        target: The folder that it is to become.
+
+    Raises:
+        OSError: If it cannot be renamed.
     """
-    while True:
-        try:
-            scratch.rename(target)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        with contextlib.suppress(FileNotFoundError):
-            target.rename(aside / "old")
-        shutil.rmtree(aside, ignore_errors=True)
+    asides: list[Path] = []
+    try:
+        while True:
+            try:
+                scratch.rename(target)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            asides.append(Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)))
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(asides[-1] / OLD)
+    finally:
+        # Only now, so that at each moment one of both is there.
+        for aside in asides:
+            if not target.exists():
+                with contextlib.suppress(OSError):
+                    (aside / OLD).rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _to_document(result: Result) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -331,12 +392,13 @@ def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[path] = np.ascontiguousarray(value)
         return {"array": path}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {f.name: _plain(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in fields}
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{path}/{i}", arrays) for i, item in enumerate(value)]
     if isinstance(value, dict):
-        return {key: _plain(item, f"{path}/{key}", arrays) for key, item in value.items()}
+        found = {key: _plain(item, f"{path}/{key}", arrays) for key, item in value.items()}
+        # What is called like one of the marks must not be taken for it.
+        return {"plain": found} if len(found) == 1 and set(found) <= _MARKS else found
     if isinstance(value, float) and not math.isfinite(value):
         return {"number": str(value)}
     return value
@@ -346,10 +408,14 @@ def _restore(  # noqa: PLR0911 - one return a kind of value
     kind: Any, plain: Any, arrays: dict[str, np.ndarray], path: str
 ) -> Any:
     """Inverse of `_plain`, guided by the annotation that the value has in its dataclass."""
-    if isinstance(plain, dict) and set(plain) == {"array"}:
-        return arrays[plain["array"]]
-    if isinstance(plain, dict) and set(plain) == {"number"}:
-        return float(plain["number"])
+    if isinstance(plain, dict) and len(plain) == 1:
+        ((mark, inner),) = plain.items()
+        if mark == "array" and isinstance(inner, str):
+            return arrays[inner]
+        if mark == "number" and isinstance(inner, str):
+            return float(inner)
+        if mark == "plain" and isinstance(inner, dict):
+            plain = typing.cast("dict[str, Any]", inner)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return typing.cast("Any", kind)(

@@ -46,8 +46,7 @@ def offer_stored(result: Result, name: str) -> None:
         result: What to take along.
         name: Stem of the file names.
     """
-    made = result.provenance
-    run = runs.run_id(made.analysis, made.fingerprint, made.parameters)
+    run = runs.id_of(result.provenance)
     offer(result, run=run, folder=runs.default_root() / run, name=name)
 
 

@@ -39,12 +39,12 @@ def alike(
         The result, or None where there is none.
     """
     store = runs.RunStore()
-    for run in store.runs(analysis):
-        fits = all(run.parameters.get(name) == value for name, value in parameters.items())
-        if run.model == like.model and fits:
-            found = store.find(kind, run.id)
-            if found is not None and found.provenance.fingerprint == like.fingerprint:
-                return found
+    for run in store.runs(
+        analysis, model=like.model, fingerprint=like.fingerprint, parameters=parameters
+    ):
+        found = store.find(kind, run.id)
+        if found is not None:
+            return found
     return None
 
 

@@ -116,6 +116,28 @@ def source_of(model: TransformerBridge) -> Source:
     return Source("object", name, folder, processed)
 
 
+@contextlib.contextmanager
+def called(model: TransformerBridge, name: str) -> Generator[None]:
+    """Call a model by another name for a while: the one that it had when something was written.
+
+    Args:
+        model: Any bridge.
+        name: What `source_of` and so every result calls it within.
+
+    Yields:
+        Nothing.
+    """
+    own, known = source_of(model), model in _sources
+    _sources[model] = dataclasses.replace(own, name=name)
+    try:
+        yield
+    finally:
+        if known:
+            _sources[model] = own
+        else:
+            del _sources[model]
+
+
 def plain_model(model: TransformerBridge) -> torch.nn.Module | None:
     """The same checkpoint without TransformerLens's bridge, or None where its files are unknown.
 
