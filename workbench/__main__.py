@@ -1,6 +1,7 @@
-"""The `workbench` command: models, patching, circuits, grokking and the app from a terminal.
+"""The `workbench` command: models, patching, circuits, grokking, audits and the app.
 
-Exit codes: 0 done, 2 wrong input (one sentence on standard error), 130 interrupted.
+Exit codes: 0 done, 1 something that was checked does not hold, 2 wrong input (one sentence on
+standard error), 3 a report is about another model, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands import clusters, features, grokking, inspecting, options, subject, terminal
+from workbench.commands import (
+    auditing,
+    clusters,
+    features,
+    grokking,
+    inspecting,
+    options,
+    runs,
+    subject,
+    terminal,
+)
 from workbench.core.models import card
 
 if TYPE_CHECKING:
@@ -50,7 +61,12 @@ grok = typer.Typer(
 app.add_typer(grok, name="grok")
 app.add_typer(features.app, name="features")
 app.add_typer(clusters.app, name="clusters")
+app.add_typer(runs.app, name="runs")
 app.command()(inspecting.inspect)
+app.command()(auditing.audit)
+app.command()(auditing.reproduce)
+app.command()(auditing.compare)
+app.command()(auditing.selftest)
 
 
 @app.command()
