@@ -65,9 +65,8 @@ def pick_report() -> str:
         found = None if name == NEW else reports.find(name)
         if found is None:
             return name
-        made = found.manifest
         when = f"{found.created:%Y-%m-%d %H:%M} UTC"
-        return wording.visible(f"{found.title}: {made.model}, {found.verdict}, {when}")
+        return wording.visible(f"{wording.title(found)}, {found.verdict}, {when}")
 
     def follow() -> None:
         reopen(st.session_state["chosen report"])
@@ -292,7 +291,7 @@ def run(model: str, spec: specs.AuditSpec) -> None:
 def show(report: Report, name: str) -> None:
     """The whole report, from the verdicts to the manifest."""
     made = report.manifest
-    st.header(said(report.title))
+    st.header(said(wording.title(report)))
     st.caption(
         said(
             f"{made.model}, fingerprint {made.fingerprint[:16]}…, {report.created:%Y-%m-%d %H:%M} "

@@ -87,10 +87,13 @@ def test_the_pictures_are_there() -> None:
         assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("line", blocks("sh")[2].strip().splitlines())
+COMMANDS = [line for block in blocks("sh")[2:] for line in block.strip().splitlines()]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
 def test_the_commands_exist(line: str) -> None:
     words = line.split()
-    command = words[1:3] if words[1] in ("grok", "features", "clusters") else words[1:2]
+    command = words[1:3] if words[1] in ("grok", "features", "clusters", "runs") else words[1:2]
     run = CliRunner().invoke(app, [*command, "--help"], terminal_width=200)
     assert run.exit_code == 0, run.stderr
     for option in re.findall(r"--[a-z]+", line):

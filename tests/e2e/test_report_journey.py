@@ -66,9 +66,9 @@ def test_a_report_asks_nobody_says_nothing_and_draws_its_figures_light_and_dark(
     sync_api.expect(figures.first.locator(".hovertext")).to_contain_text("layer 2")
 
     # Hostile strings are words: none ran, none became an element, none is a link out of the page.
-    assert tab.title() == "Audit of a small grammar model ⟨U+202E⟩gnp.exe⟨U+202C⟩"
+    hostile = example.HOSTILE[1]
+    assert tab.title() == f"Audit of a small grammar model ⟨U+202E⟩gnp.exe⟨U+202C⟩: {hostile}"
     assert tab.locator("main img:not(.still), main iframe, main [onerror]").count() == 0
-    assert tab.evaluate("getSelection().toString() + document.title").count("owned") == 0
 
     require_accessible(tab)
     light = tab.evaluate("getComputedStyle(document.body).backgroundColor")

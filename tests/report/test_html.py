@@ -146,6 +146,8 @@ def test_each_figure_has_a_picture_its_words_and_its_numbers(tree: Any) -> None:
     assert len(drawn) == 6
     for one in drawn:
         assert one.find(".//img").get("alt") in text_of(one.find("figcaption"))
+        # A picture that waits to be scrolled to may be missing in print.
+        assert one.find(".//img").get("loading") is None
         assert len(list(one.find("details").iter("tr"))) > 5
     box, places = figures[5], figures[6]
     assert "Drawn in the interactive report only." in text_of(box)

@@ -29,6 +29,7 @@ from workbench.core.planted import known_clusters, modular_adder
 from workbench.core.prompts.corpus import Corpus
 from workbench.report import exhibits, figures, vector
 from workbench.report.document import Table
+from workbench.report.vector import notes, page
 
 
 def json_of(figure: go.Figure) -> dict[str, Any]:
@@ -244,11 +245,50 @@ class TestAround:
             {"data": [{"type": "heatmap", "z": []}]},
             {"data": [{"x": [1], "y": [2], "error_y": {"array": [1, 2, 3]}}]},
             {"data": [{"x": [1]}], "layout": {"shapes": [{"type": "path"}]}},
+            {"data": [{"type": "heatmap", "z": [[1, 2, 3]], "x": [1, 2, 3, 4, 5]}]},
+            {"data": [{"type": "bar", "x": [1, 2, 3], "y": [1, 2, 3], "base": [1, 2]}]},
+            {"data": [{"y": [1, 2]}], "layout": {"yaxis": {"type": "log", "range": [0, 400]}}},
         ],
     )
     def test_a_damaged_figure_is_refused_in_one_sentence(self, damaged: dict[str, Any]) -> None:
         with pytest.raises(vector.CannotDraw):
             vector.draw(damaged)
+
+    @pytest.mark.parametrize("odd", [["x"], {"no": 1}, "nope", True, "1e400"])
+    def test_a_part_of_another_type_or_size_counts_as_absent(self, odd: object) -> None:
+        trace = dict.fromkeys(("mode", "line", "fill", "text", "opacity", "xaxis", "error_y"), odd)
+        marker = {"colorscale": odd, "color": [1, 2], "symbol": odd, "size": odd, "line": odd}
+        axis = dict.fromkeys(("side", "range", "tickvals", "ticktext", "dtick", "domain"), odd)
+        places = dict.fromkeys(("x0", "x1", "y0", "y1", "layer", "line", "fillcolor"), odd)
+        note = dict.fromkeys(("x", "y", "ax", "xanchor", "font", "textangle"), odd)
+        cells = dict.fromkeys(("xgap", "zmid", "coloraxis", "text", "opacity"), odd)
+        damaged: dict[str, Any] = {
+            "data": [
+                {"x": [1, 2], "y": [1, 2], **trace, "marker": marker},
+                {"type": "bar", "x": [1, 2], "y": [1, 2], "width": odd, "textposition": odd},
+                {"type": "heatmap", "z": [[1]], **cells, "texttemplate": "a"},
+                {"type": "histogram", "x": [1, 2], "xbins": {"size": odd}, "histnorm": odd},
+                {"type": "waterfall", "x": [1, 2], "y": [1, 2], "measure": [odd, odd]},
+            ],
+            "layout": {
+                "xaxis": axis,
+                "height": odd,
+                "barmode": odd,
+                "shapes": [places, odd],
+                "annotations": [{"text": "here", **note}, odd],
+            },
+        }
+        assert vector.draw(damaged).startswith("<?xml")
+
+    def test_a_mistake_of_ours_is_not_called_a_damaged_figure(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def mistaken(_page: page.Page) -> None:
+            raise TypeError("an argument is missing")
+
+        monkeypatch.setattr(notes, "draw", mistaken)
+        with pytest.raises(TypeError, match="an argument is missing"):
+            vector.draw({"data": [{"y": [1, 2]}]})
 
     @pytest.mark.parametrize(
         "odd", [{}, {"data": None}, {"data": [{}]}, {"data": [{"x": "abc", "y": {"no": 1}}]}]
@@ -290,7 +330,7 @@ class TestRealResults:
         axes = vector.built(kept).axes[1:]
         titles = {ax.get_xlabel() for ax in axes} | {ax.get_ylabel() for ax in axes}
         layout = figures.layout(kept)
-        used = {name for one in figures.traces(kept) for name in vector._pair(one)}
+        used = {name for one in figures.traces(kept) for name in figures.pair(one)}
         for name in used:
             asked = figures.mapping(layout.get(f"{name[0]}axis{name[1:]}"))
             if asked.get("visible", True):
@@ -299,7 +339,7 @@ class TestRealResults:
 
     def test_of_patching_and_direct_attribution_and_circuits(self) -> None:
         model = workbench.load_model("grammar-4l")
-        pairs = ContrastPairs.from_task(model, "indirect-object", n=4)
+        pairs = ContrastPairs.from_task(model, "indirect-object", n=2)
         patched = activation_patching.patch(model, pairs)
         ax, _ = self.drawn(patched.figure())
         (grid,) = [one for one in ax.collections if isinstance(one, collections.QuadMesh)]
@@ -311,7 +351,7 @@ class TestRealResults:
         assert len([one for one in ax.patches if isinstance(one, patches.Rectangle)]) == steps
 
         curve = circuits.faithfulness_curve(
-            model, pairs, steps=1, fractions=(0.01, 0.1, 1.0), n_random=3
+            model, pairs, steps=1, fractions=(0.01, 1.0), n_random=1
         )
         (ax,) = self.drawn(curve.figure())
         np.testing.assert_allclose(

@@ -210,7 +210,7 @@ def _show_report(report: Report) -> None:
             )
             for one in report.findings
         ],
-        title=f"{wording.visible(report.title)}: {wording.visible(report.manifest.model)}",
+        title=wording.visible(wording.title(report)),
     )
     terminal.say(wording.OVERALL[report.verdict])
     for one in wording.headlines(report):

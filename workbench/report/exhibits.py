@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,21 +53,30 @@ def figure(drawn: go.Figure, caption: str) -> Exhibit:
     return Exhibit(caption=caption, figure=plain)
 
 
-def table(frame: pd.DataFrame, caption: str, *, rows: int = ROWS) -> Exhibit:
+def table(
+    frame: pd.DataFrame,
+    caption: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    rows: int = ROWS,
+) -> Exhibit:
     """Keep the first rows of a table.
 
     Args:
         frame: The table, its most important rows first.
         caption: What it lists, in a sentence.
+        columns: Those that are kept, with their titles; all that there are if none is named. A
+            page is nine columns wide or so.
         rows: How many are kept.
 
     Returns:
         The exhibit.
     """
     shown = frame.head(rows)
-    cells = zip(*(map(cell, shown[name].tolist()) for name in shown.columns), strict=True)
+    titles = {str(name): str(name) for name in frame.columns} if columns is None else dict(columns)
+    cells = zip(*(map(cell, shown[name].tolist()) for name in titles), strict=True)
     kept = Table(
-        columns=tuple(map(str, shown.columns)),
+        columns=tuple(titles.values()),
         rows=tuple(cells),
         left_out=len(frame) - len(shown),
     )

@@ -40,6 +40,8 @@ INTERACTIVE = frozenset(
 )
 # Traces whose rows are not points of two axes.
 _GRIDS = ("heatmap",)
+# What is larger is no quantity of a model, and whoever draws it squares it.
+_LARGEST = 1e100
 _TAG = re.compile(r"</?(?:b|i|u|s|em|strong|sub|sup|span|a|br)\b[^<>]*>", re.IGNORECASE)
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
@@ -108,7 +110,7 @@ def values(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
 
 
-def number(value: object, otherwise: float = math.nan) -> float:
+def number(value: object, otherwise: float | int = math.nan) -> float:
     """A part of a figure that ought to be a number.
 
     Args:
@@ -116,15 +118,15 @@ def number(value: object, otherwise: float = math.nan) -> float:
         otherwise: What stands for anything else.
 
     Returns:
-        The number, which may be infinite; a string of digits is one too.
+        The number; a string of digits is one too, and one too large to reckon with is none.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return otherwise
+        return float(otherwise)
     try:
         found = float(value)
-    except ValueError:
-        return otherwise
-    return otherwise if math.isnan(found) else found
+    except (OverflowError, ValueError):
+        return float(otherwise)
+    return found if abs(found) <= _LARGEST else float(otherwise)
 
 
 def word(value: object, otherwise: str = "") -> str:

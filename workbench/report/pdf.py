@@ -85,7 +85,7 @@ def _contents(report: document.Report, folder: Path) -> dict[str, Any]:
     """Everything that the template shows; pictures are written beside it."""
     labels = wording.labels(report)
     return {
-        "title": report.title,
+        "title": wording.title(report),
         "verdict": report.verdict,
         "overall": wording.OVERALL[report.verdict],
         "signs": wording.SIGNS,

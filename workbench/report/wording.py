@@ -175,6 +175,18 @@ def seconds(value: float | int) -> str:
     return f"{minutes:,} min {rest} s"
 
 
+def title(report: Report) -> str:
+    """What a report is called: its title, and the model that it is about.
+
+    Args:
+        report: The report.
+
+    Returns:
+        For example "Audit: grammar-4l".
+    """
+    return f"{report.title}: {report.manifest.model}"
+
+
 def counts(report: Report) -> tuple[tuple[Verdict, int], ...]:
     """How often each verdict was reached.
 

@@ -35,10 +35,10 @@ from workbench.core import evidence, plots, results
 from workbench.core.engine import budget, metrics, preflight, running
 from workbench.core.prompts import prompt, tasks
 from workbench.core.prompts.pairs import ContrastPairs
-from workbench.report import exhibits, spec
+from workbench.report import exhibits, spec, wording
 from workbench.report.document import Finding, Section
 from workbench.report.examining import Answer, Examination, NotExamined, worst
-from workbench.report.questions import wording
+from workbench.report.questions import sentences
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -150,21 +150,21 @@ class Behaving(results.Result):
         n = len(self.pairs)
         lines = [
             f"{self.provenance.model} answers {int(self.right.sum())} of {n} prompts of "
-            f"{self.pairs.name} right ({wording.share(self.accuracy)}, "
-            f"{wording.sure(self.interval, self.confidence)}; right means: {self.criterion})."
+            f"{self.pairs.name} right ({sentences.share(self.accuracy)}, "
+            f"{sentences.sure(self.interval, self.confidence)}; right means: {self.criterion})."
         ]
         if np.isfinite(self.differences).all():
-            sure = wording.sure(self.difference_interval, self.confidence, shares=False)
+            sure = sentences.sure(self.difference_interval, self.confidence, shares=False)
             lines.append(
                 f"The mean logit difference is {wording.number(self.differences.mean())} logits "
                 f"({sure})."
             )
         if np.isfinite(self.chance):
-            lines.append(f"A guess among the words that fit: {wording.share(self.chance)}.")
+            lines.append(f"A guess among the words that fit: {sentences.share(self.chance)}.")
         lines.append(
-            f"With the answers of other pairs it would be {wording.share(self.others.mean())} "
-            f"right ({len(self.others)} random orders, at most {wording.share(self.others.max())}, "
-            f"{wording.chance(self.p_value)})."
+            f"With the answers of other pairs it would be {sentences.share(self.others.mean())} "
+            f"right ({len(self.others)} random orders, at most "
+            f"{sentences.share(self.others.max())}, {sentences.chance(self.p_value)})."
         )
         return " ".join(lines)
 
@@ -219,8 +219,8 @@ def examine(examination: Examination, behaviour: spec.Behaviour) -> Answer:
     caveats = _caveats(found)
     id_ = f"behaviour/{about}"
     sentence = (
-        f"The model answers {about!r} right in {wording.share(found.accuracy)} of {n} prompts "
-        f"({wording.sure(found.interval, found.confidence)})."
+        f"The model answers {about!r} right in {sentences.share(found.accuracy)} of {n} prompts "
+        f"({sentences.sure(found.interval, found.confidence)})."
     )
     return Answer(
         finding=Finding(
@@ -304,7 +304,7 @@ def require_shown(examination: Examination, behaviour: spec.Behaviour) -> Behavi
     found = behaving(examination, behaviour)
     if not found.shown:
         raise NotExamined(
-            f"the model does not show this behaviour ({wording.share(found.accuracy)} of "
+            f"the model does not show this behaviour ({sentences.share(found.accuracy)} of "
             f"{len(found.pairs)} prompts right, no preference for the right answers by more than "
             "chance), so there is nothing that could carry it"
         )
@@ -323,7 +323,7 @@ def doubt(found: Behaving) -> tuple[str, ...]:
     if found.right.all():
         return ()
     return (
-        f"The model answers {wording.share(found.accuracy)} of these prompts right; what is "
+        f"The model answers {sentences.share(found.accuracy)} of these prompts right; what is "
         "measured here is a mean over right and wrong answers alike.",
     )
 
@@ -507,12 +507,12 @@ def _asked(behaviour: spec.Behaviour) -> str:
 
 def _evidence(found: Behaving) -> str:
     told = (
-        f"With the answers of other pairs {wording.share(found.others.mean())} would be right "
-        f"({wording.chance(found.p_value)}, {len(found.others)} random orders)"
+        f"With the answers of other pairs {sentences.share(found.others.mean())} would be right "
+        f"({sentences.chance(found.p_value)}, {len(found.others)} random orders)"
     )
     if not np.isfinite(found.differences).all():
         return f"{told}."
-    sure = wording.sure(found.difference_interval, found.confidence, shares=False)
+    sure = sentences.sure(found.difference_interval, found.confidence, shares=False)
     return (
         f"The right answer leads the wrong one by {wording.number(found.differences.mean())} "
         f"logits on average ({sure}). {told}."
@@ -533,7 +533,7 @@ def _caveats(found: Behaving) -> tuple[str, ...]:
         )
     if found.criterion != "top token" and not found.top.all():
         caveats.append(
-            f"The answer is the most probable token of all in {wording.share(found.top.mean())} "
+            f"The answer is the most probable token of all in {sentences.share(found.top.mean())} "
             "of the prompts only."
         )
     caveats.append(

@@ -28,7 +28,7 @@ from workbench.report import exhibits, spec
 from workbench.report.document import Exhibit, Finding, Measured, Section
 from workbench.report.examining import Answer, Examination, NotExamined, worst
 from workbench.report.questions import behaviour as behaving
-from workbench.report.questions import costs, wording
+from workbench.report.questions import costs, sentences
 
 # Faithfulness that the circuit must reach on the pairs that choose it.
 _TARGET = 0.9
@@ -165,18 +165,18 @@ def _complete(examination: Examination, found: circuits.Circuit) -> circuits.Com
 
 def _statement(found: circuits.Circuit, judged: circuits.Faithfulness, about: str) -> str:
     return (
-        f"{len(found.edges)} of {found.counts.n_edges} connections ({wording.share(found.share)}) "
-        f"carry {wording.share(judged.value)} of {about!r} by themselves, on {len(judged.pairs)} "
-        "pairs that had no part in choosing them "
-        f"({wording.sure(judged.interval, judged.confidence)})."
+        f"{len(found.edges)} of {found.counts.n_edges} connections "
+        f"({sentences.share(found.share)}) carry {sentences.share(judged.value)} of {about!r} by "
+        f"themselves, on {len(judged.pairs)} pairs that had no part in choosing them "
+        f"({sentences.sure(judged.interval, judged.confidence)})."
     )
 
 
 def _evidence(judged: circuits.Faithfulness) -> str:
     return (
         f"Every other connection carried the corrupted prompt. {judged.random.size} random "
-        f"connected circuits of this size carry {wording.share(judged.random.mean())} on average "
-        f"and {wording.share(judged.random.max())} at most ({wording.chance(judged.p_value)})."
+        f"connected circuits of this size carry {sentences.share(judged.random.mean())} on average "
+        f"and {sentences.share(judged.random.max())} at most ({sentences.chance(judged.p_value)})."
     )
 
 
@@ -242,7 +242,7 @@ def _caveats(
     if judged.p_value > SURE:
         caveats.append(
             "Random circuits of this size come as close to the whole model "
-            f"({wording.chance(judged.p_value)})."
+            f"({sentences.chance(judged.p_value)})."
         )
     if not found.minimal:
         caveats.append("The search ended before no connection could go: some may be spare.")
@@ -252,7 +252,7 @@ def _caveats(
         removed = " and ".join(complete.removed[int(complete.gaps.argmax())]) or "nothing"
         caveats.append(
             f"It is not complete: with {removed} removed from both, circuit and model differ by "
-            f"{wording.share(complete.largest)} of the behaviour."
+            f"{sentences.share(complete.largest)} of the behaviour."
         )
     unlike = _unlike(judged)
     if unlike:
@@ -294,7 +294,20 @@ def _exhibits(
             "Faithfulness of the circuit (line, with its interval) beside random circuits of its "
             "size.",
         ),
-        exhibits.table(found.to_frame(), "Connections of the circuit, the strongest first."),
+        exhibits.table(
+            found.to_frame(),
+            "Connections of the circuit, the strongest first.",
+            columns={
+                "edge": "connection",
+                "effect": "effect",
+                "effect_low": "low",
+                "effect_high": "high",
+                "exact_change": "change (logits)",
+                "exact_low": "its low",
+                "exact_high": "its high",
+                "n": "n",
+            },
+        ),
     ]
     if complete is not None:
         shown.append(

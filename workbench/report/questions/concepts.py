@@ -363,10 +363,7 @@ def _exhibits(found: clusters.Localization) -> tuple[Exhibit, ...]:
             f"How many times its share of the neurons that tell {found.concept!r} each place has, "
             "with the band that chance gives.",
         ),
-        exhibits.table(
-            pd.DataFrame(found.to_frame(), columns=list(shown)).rename(columns=shown),
-            "Every place, the best first.",
-        ),
+        exhibits.table(found.to_frame(), "Every place, the best first.", columns=shown),
     ]
     made += [
         exhibits.figure(

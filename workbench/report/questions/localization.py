@@ -42,7 +42,7 @@ from workbench.report import exhibits, spec
 from workbench.report.document import Finding, Section
 from workbench.report.examining import Answer, Examination, NotExamined, worst
 from workbench.report.questions import behaviour as behaving
-from workbench.report.questions import costs, wording
+from workbench.report.questions import costs, sentences
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -163,12 +163,13 @@ class Localizing(results.Result):
         first = ", ".join(self.components[: min(self.needed, 8)])
         return (
             f"{self.needed} of {len(self.components)} heads and MLPs of {self.provenance.model} "
-            f"({wording.share(self.fraction)}) carry {wording.share(self.share)} of the "
+            f"({sentences.share(self.fraction)}) carry {sentences.share(self.share)} of the "
             f"{self.metric.replace('_', ' ')} on {self.pairs.name}, held out "
-            f"({wording.share(self.confidence)} interval {low:.0f} to {high:.0f}, n = {n}): {first}"
+            f"({sentences.share(self.confidence)} interval {low:.0f} to {high:.0f}, n = {n}): "
+            f"{first}"
             f"{', …' if self.needed > 8 else ''}. In random order "  # noqa: PLR2004 - as above
             f"{self.random_needed.mean():.1f} are needed on average, {self.random_needed.min()} at "
-            f"least ({len(self.random_needed)} orders, {wording.chance(self.p_value)})."
+            f"least ({len(self.random_needed)} orders, {sentences.chance(self.p_value)})."
         )
 
 
@@ -197,7 +198,7 @@ def examine(examination: Examination, behaviour: spec.Behaviour) -> Answer:
     if math.comb(len(components), len(components) // 2) < 1 / SURE:
         raise NotExamined(
             f"the model has {len(components)} heads and MLPs, too few for any choice of them to be "
-            f"rarer than {wording.share(SURE)} by chance; how much each carries is in the circuit"
+            f"rarer than {sentences.share(SURE)} by chance; how much each carries is in the circuit"
         )
     options: dict[str, Any] = {
         "share": asked.share,
@@ -225,11 +226,11 @@ def _answer(
 ) -> Answer:
     low, high = map(float, found.fraction_interval)
     by_chance = found.p_value > SURE
-    by_share = wording.sure(found.fraction_interval, found.confidence)
+    by_share = sentences.sure(found.fraction_interval, found.confidence)
     id_, about, total = f"localization/{behaviour.title}", behaviour.title, len(found.components)
     measured = (
         exhibits.measured(
-            f"share of heads and MLPs that carries {wording.share(found.share)} of the behaviour",
+            f"share of heads and MLPs that carries {sentences.share(found.share)} of the behaviour",
             found.fraction,
             interval=found.fraction_interval,
             threshold=threshold,
@@ -247,15 +248,15 @@ def _answer(
             about=about,
             verdict=worst(threshold.verdict(low, high), "warn" if by_chance else "pass"),
             statement=(
-                f"{found.needed} of {total} heads and MLPs ({wording.share(found.fraction)}; "
-                f"{by_share}) are enough for {wording.share(found.share)} of {about!r}."
+                f"{found.needed} of {total} heads and MLPs ({sentences.share(found.fraction)}; "
+                f"{by_share}) are enough for {sentences.share(found.share)} of {about!r}."
             ),
             evidence=(
                 f"With all others corrupted they keep "
-                f"{wording.share(found.carried)} on "
+                f"{sentences.share(found.carried)} on "
                 f"{len(found.measured_indices)} pairs that had no part in their order; in random "
                 f"order {found.random_needed.mean():.1f} would be needed "
-                f"({wording.chance(found.p_value)}, {len(found.random_needed)} orders)."
+                f"({sentences.chance(found.p_value)}, {len(found.random_needed)} orders)."
             ),
             caveat=caveats[0],
             measured=measured,
@@ -289,13 +290,13 @@ def _caveats(found: Localizing) -> tuple[str, ...]:
     caveats: list[str] = []
     if found.p_value > SURE:
         caveats.append(
-            f"Components in random order need hardly more ({wording.chance(found.p_value)}), so "
+            f"Components in random order need hardly more ({sentences.chance(found.p_value)}), so "
             "the number says little about these ones."
         )
     beyond = found.faithfulness[found.sizes > found.needed]
     if beyond.size and beyond.min() < found.share:
         caveats.append(
-            f"With further components the share falls again, to {wording.share(beyond.min())} at "
+            f"With further components the share falls again, to {sentences.share(beyond.min())} at "
             "the least: some of these work against the behaviour, and the number needs them away."
         )
     caveats.append(

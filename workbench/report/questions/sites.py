@@ -23,6 +23,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from analyses import activation_patching
@@ -33,7 +34,7 @@ from workbench.report import exhibits, spec
 from workbench.report.document import Exhibit, Finding, Measured, Section
 from workbench.report.examining import Answer, Examination, NotExamined, worst
 from workbench.report.questions import behaviour as behaving
-from workbench.report.questions import wording
+from workbench.report.questions import sentences
 
 if TYPE_CHECKING:
     from workbench.core.engine import cells, preflight
@@ -45,6 +46,11 @@ _STREAM = ("resid_pre", "resid_post")
 _CHOSEN_UNITS = ("neuron", "latent")
 # Cells that are put beside each other under every intervention.
 _COMPARED = 12
+# Columns of a patching result that the report leaves to the stored run: the effects in logits. Of a
+# comparison it is what stands besides the effects.
+_IN_LOGITS = ("change", "change_low", "change_high")
+_BESIDES = ("_low", "_high", "disagreement")
+_TITLES = {"effect_low": "low", "effect_high": "high", "adjusted_p": "adjusted p"}
 _METHOD = (
     "The corrupted prompt is run with one activation of the clean prompt put in, one cell at a "
     "time and exactly; an effect is the share of the difference between the two prompts that comes "
@@ -261,8 +267,8 @@ class _Strongest:
 
     def statement(self, about: str) -> str:
         """What was found, in plain words."""
-        sure = wording.sure(self.interval, self.result.confidence)
-        back = f"brings back {wording.share(self.effect)} of the behaviour ({sure})"
+        sure = sentences.sure(self.interval, self.result.confidence)
+        back = f"brings back {sentences.share(self.effect)} of the behaviour ({sure})"
         if self.carries:
             return (
                 f"The site that carries {about!r} most is {self.name}: put into the "
@@ -273,13 +279,14 @@ class _Strongest:
     def evidence(self) -> str:
         """What it is compared with."""
         n = len(self.result.pairs)
-        told = f"{wording.chance(self.p_value)}, corrected over {self.result.effects.size} cells"
+        told = f"{sentences.chance(self.p_value)}, corrected over {self.result.effects.size} cells"
         if not self.others.size:
             return f"Each of {n} prompts was run with this one activation replaced ({told})."
         return (
             f"Each of {n} prompts was run with this one activation replaced ({told}); the other "
-            f"{self.others.size} cells of its kind bring back {wording.share(self.others.mean())} "
-            f"on average and {wording.share(self.others.max())} at most."
+            f"{self.others.size} cells of its kind bring back "
+            f"{sentences.share(self.others.mean())} on average and "
+            f"{sentences.share(self.others.max())} at most."
         )
 
     def measured(self, threshold: spec.Threshold | None) -> tuple[Measured, ...]:
@@ -310,7 +317,7 @@ class _Strongest:
         if checks:
             said.append(f"A check before the run failed: {checks}.")
         if self.p_value > SURE:
-            said.append(f"Its effect may be chance ({wording.chance(self.p_value)}).")
+            said.append(f"Its effect may be chance ({sentences.chance(self.p_value)}).")
         said += self._directions(compared)
         if self._at_the_entry():
             said.append(
@@ -329,13 +336,13 @@ class _Strongest:
         row = compared.cells.index(label)
         effects = dict(zip(compared.interventions, compared.effects[row].tolist(), strict=True))
         both = (
-            f"brings back {wording.share(effects['denoising'])} and, corrupted by itself, destroys "
-            f"{wording.share(effects['noising'])}"
+            f"brings back {sentences.share(effects['denoising'])} and, corrupted by itself, "
+            f"destroys {sentences.share(effects['noising'])}"
         )
         if not compared.reasons[row]:
             return [f"Every intervention agrees on it (it {both}), but on these prompts only."]
         ablated = ", ".join(
-            f"{name} {wording.share(effect)}"
+            f"{name} {sentences.share(effect)}"
             for name, effect in effects.items()
             if name not in activation_patching.DIRECTIONS
         )
@@ -385,13 +392,30 @@ def _tables(
     frame = result.to_frame()
     order = np.argsort(-np.abs(frame["effect"].to_numpy()), kind="stable")
     cells_of = frame.iloc[order].reset_index(drop=True)
-    first = exhibits.table(cells_of, f"Cells of {result.site}, the strongest effect first.")
+    named = [str(name) for name in frame.columns if name not in _IN_LOGITS]
+    shown = {name: _TITLES.get(name, name) for name in named}
+    first = exhibits.table(
+        cells_of, f"Cells of {result.site}, the strongest effect first.", columns=shown
+    )
     if compared is None:
         return (first,)
+    in_numbers = compared.to_frame()
+    apart = [row for row in in_numbers.to_dict("records") if row["disagreement"]]
     return (
         first,
         exhibits.figure(
             compared.figure(), "The strongest cells under every intervention; a flag disagrees."
         ),
-        exhibits.table(compared.to_frame(), "The same in numbers, with what disagrees."),
+        exhibits.table(
+            in_numbers,
+            "The same in numbers.",
+            columns={
+                name: name for name in map(str, in_numbers.columns) if not name.endswith(_BESIDES)
+            },
+        ),
+        exhibits.table(
+            pd.DataFrame(apart, columns=["cell", "disagreement"]),
+            "What disagrees.",
+            columns={"cell": "cell", "disagreement": "what that usually means"},
+        ),
     )

@@ -11,15 +11,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workbench.report.wording import number
-
-__all__ = ["chance", "number", "share", "sure"]
+from workbench.report import wording
 
 Interval = Sequence[float | int] | np.ndarray
 
 
 def share(value: float | int) -> str:
-    """A share as a percentage: 0.984 is "98.4 %"."""
+    """A share as a percentage.
+
+    Args:
+        value: The share.
+
+    Returns:
+        For example "98.4 %".
+    """
     return f"{100 * value:.3g} %"
 
 
@@ -37,10 +42,17 @@ def sure(interval: Interval, confidence: float, *, shares: bool = True) -> str:
     low, high = map(float, interval)
     if math.isnan(low) or math.isnan(high):
         return "no interval: too few prompts"
-    said = share if shares else number
+    said = share if shares else wording.number
     return f"{share(confidence)} interval {said(low)} to {said(high)}"
 
 
 def chance(p_value: float | int) -> str:
-    """A p-value in words: "p = 0.005"."""
-    return f"p = {number(p_value)}"
+    """A p-value in words.
+
+    Args:
+        p_value: The p-value.
+
+    Returns:
+        For example "p = 0.005".
+    """
+    return f"p = {wording.number(p_value)}"
