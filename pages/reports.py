@@ -111,7 +111,15 @@ def build(model: str) -> None:
     with st.expander("The spec as YAML, for `workbench audit --spec`"):
         st.code(text, language="yaml")
         st.download_button("Spec (YAML)", text, "audit.yaml", "application/yaml", on_click="ignore")
-    run(model, spec)
+    tested = st.toggle(
+        "Test the workbench itself, too",
+        value=True,
+        key="selftest",
+        bind="query-params",
+        help="Models whose answer is known by construction are put through every analysis, on this "
+        "machine. The table is the report's appendix. It takes about 15 seconds.",
+    )
+    run(model, spec, tested)
 
 
 def uploaded(model: str) -> specs.AuditSpec | None:
@@ -254,9 +262,9 @@ def choose_limits() -> dict[str, Any]:
     }
 
 
-def run(model: str, spec: specs.AuditSpec) -> None:
+def run(model: str, spec: specs.AuditSpec, tested: bool) -> None:
     """The button, the progress, and at the end the report in the address."""
-    key = jobs.job_key("audit", model, spec.plain())
+    key = jobs.job_key("audit", model, spec.plain(), tested)
     shelf, folder = subject.shelf(), reports.folder()
 
     def work(report: jobs.Report) -> str:
@@ -268,6 +276,7 @@ def run(model: str, spec: specs.AuditSpec) -> None:
             spec,
             store=runs.RunStore(),
             folder=folder,
+            selftest=tested,
             progress=report,
         )
         return reports.keep(found)
@@ -327,6 +336,8 @@ def show(report: Report, name: str) -> None:
     st.subheader("What this audit cannot tell")
     for limit in report.limits:
         st.markdown(f"- {said(limit)}")
+    with st.expander("The workbench on itself: what it recovered of what was planted"):
+        show_selftest(report)
     with st.expander("The manifest: what is needed to compute it again"):
         for title, rows in wording.manifest_rows(report):
             if rows:
@@ -388,6 +399,26 @@ def visible(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFra
     """A table in which no character hides."""
     shown = [[wording.visible(x) if isinstance(x, str) else x for x in row] for row in rows]
     return pd.DataFrame(shown, columns=list(map(wording.visible, columns)))
+
+
+def show_selftest(report: Report) -> None:
+    """The table of planted truths, or that it was not made."""
+    if report.selftest is None:
+        st.markdown("The self-test was not run with this audit.")
+        return
+    columns = ("recovered", "analysis", "planted", "what was found", "measured", "bound")
+    rows = [
+        (
+            "yes" if row.right else "no",
+            row.analysis,
+            row.planted,
+            row.recovered,
+            row.measured,
+            row.bound,
+        )
+        for row in report.selftest.rows
+    ]
+    st.dataframe(visible(rows, columns), hide_index=True)
 
 
 def take_along(report: Report, name: str) -> None:

@@ -23,8 +23,8 @@ import beartype
 import jaxtyping
 
 ROOT = Path(__file__).resolve().parents[1]
-# Tests of these check types; those of pages, commands and journeys call what is checked there.
-FOLDERS = ("analyses", "core", "report")
+# Tests of these check types; pages, commands, reports and journeys call what is checked there.
+FOLDERS = ("analyses", "core")
 UNCHECKED = (
     # The innermost of a model under hooks.
     *(
@@ -51,15 +51,8 @@ _kept: dict[tuple[object, ...], Callable[..., Any]] = {}
 
 def modules() -> list[str]:
     """Every module of the library."""
-    found = [
-        path
-        for folder in (
-            ROOT / "analyses",
-            ROOT / "workbench" / "core",
-            ROOT / "workbench" / "report",
-        )
-        for path in folder.rglob("*.py")
-    ]
+    folders = (ROOT / "analyses", ROOT / "workbench" / "core")
+    found = [path for folder in folders for path in folder.rglob("*.py")]
     names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found)
     return sorted(name.removesuffix(".__init__") for name in names)
 

@@ -54,7 +54,9 @@ def test_from_a_new_training_to_a_checkpoint_on_another_page(
     page.get_by_role("button", name="Cancel").wait_for(timeout=60_000)
     page.wait_for_selector(".js-plotly-plot .scatterlayer path.js-line", timeout=60_000)
     before = page.evaluate(POINTS)
-    page.wait_for_function(f"{POINTS} > {before}", timeout=60_000)
+    # On a machine that draws late it may be at its end by then.
+    ended = "document.body.innerText.includes('The code that reproduces it')"
+    page.wait_for_function(f"{POINTS} > {before} || {ended}", timeout=60_000)
     address = page.url
 
     # It goes on while nobody looks, and ends where the library's own training does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sae_lens
@@ -19,8 +20,9 @@ def test_what_sae_lens_wrote_is_read_again(tmp_path: Path) -> None:
     )
     made = sae_lens.StandardSAE(config)
     made.save_model(tmp_path / "sae")
-    again = dictionaries.load_dictionary(tmp_path / "sae")
-    assert isinstance(again, sae_lens.SAE) and isinstance(again, cells.Dictionary)
+    opened = dictionaries.load_dictionary(tmp_path / "sae")
+    assert isinstance(opened, sae_lens.SAE) and isinstance(opened, cells.Dictionary)
+    again: Any = opened
     assert again.cfg.metadata.hook_name == "blocks.1.hook_mlp_out"
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
