@@ -8,16 +8,18 @@ from pathlib import Path
 # Read when the libraries are imported: before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["STREAMLIT_CLIENT_SHOW_ERROR_DETAILS"] = "full"
-# As in the app's own settings, which Streamlit's test driver does not read.
-os.environ["STREAMLIT_RUNNER_MAGIC_ENABLED"] = "false"
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import pytest
 import torch
 from jaxtyping import config
+from streamlit import config as streamlit_config
 
 from tests import typechecking
+
+# As in the app's own settings, which Streamlit's test driver does not read.
+streamlit_config.set_option("runner.magicEnabled", False)
 
 # Before any module of the library is imported.
 typechecking.install()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+from streamlit.runtime.scriptrunner import magic
 from streamlit.testing.v1 import AppTest
 
+from tests.visiting import ROOT, visit
 from workbench import app
 
 
@@ -38,3 +41,13 @@ def test_a_page_that_is_dropped_in_is_found(tmp_path: Path) -> None:
     assert at.title[0].value == "I am model"
     at.switch_page("../pages/another.py").run()
     assert at.title[0].value == "I am another"
+
+
+def test_pages_are_compiled_and_not_parsed_into_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    # That fails on Python 3.11 while another thread is parsing (gh-106905).
+    settings = tomllib.loads((ROOT / "workbench" / ".streamlit" / "config.toml").read_text())
+    assert settings["runner"]["magicEnabled"] is False
+    parsed: list[str] = []
+    monkeypatch.setattr(magic, "add_magic", lambda body, path: parsed.append(path) or body)
+    assert visit("runs").title[0].value.endswith("?")
+    assert parsed == []
