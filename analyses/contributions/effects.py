@@ -268,45 +268,40 @@ def _others(
     random = np.random.default_rng(seed)
     if wanted == 0:
         return [], "none were asked for"
+    _, own = stream.place(part)
     for same_position in (True, False):
-        found = _drawn(stream, part, kept_out, wanted, same_position, random)
+        drawn: dict[naming.Edge | naming.Node, None] = {}
+        for _ in range(_PATIENCE * wanted):
+            if len(drawn) == wanted:
+                break
+            at = own if same_position else int(random.integers(stream.length))
+            other = _another(stream, part, at, random)
+            if other != part and other not in kept_out:
+                drawn[other] = None
+        # A head that does not look somewhere brings nothing from there: that is no edge.
+        vectors = stream.part_vectors(list(drawn)) if drawn else ()
+        found = [other for other, vector in zip(drawn, vectors, strict=True) if vector.any()]
         if len(found) >= min(_ENOUGH, wanted) or not same_position:
             break
-    at = "at its position" if same_position else "at any position"
+    where = "at its position" if same_position else "at any position"
     kind = f"'{part.kind}'" if isinstance(part, naming.Edge) else "states"
     off = ", not on the route" if kept_out else ""
-    return found, f"{kind} of any layer {at}{off}"
+    return found, f"{kind} of any layer {where}{off}"
 
 
-def _drawn(  # noqa: PLR0913, PLR0917 -- one step of `_others`
+def _another(
     stream: parts.Stream,
     part: naming.Edge | naming.Node,
-    kept_out: set[naming.Edge],
-    wanted: int,
-    same_position: bool,
+    at: int,
     random: np.random.Generator,
-) -> list[naming.Edge | naming.Node]:
-    """Different parts of a kind, drawn evenly; fewer where no more turn up."""
-    layout, length = stream.layout, stream.length
-    _, own = stream.place(part)
-    layers = () if isinstance(part, naming.Node) else layout.layers_with(part.kind)
-    found: dict[naming.Edge | naming.Node, None] = {}
-    for _ in range(_PATIENCE * wanted):
-        if len(found) == wanted:
-            break
-        at = own if same_position else int(random.integers(length))
-        if isinstance(part, naming.Node):
-            node = layout.node(int(random.integers(len(layout) + 1)), at)
-            found |= {node: None} if node != part else {}
-            continue
-        layer = layers[random.integers(len(layers))]
-        if part.kind == naming.HEAD:
-            head, key = int(random.integers(stream.n_heads)), int(random.integers(at + 1))
-            other = naming.Edge(naming.HEAD, layer, head, key, at)
-        else:
-            other = naming.Edge(part.kind, layer, -1, at, at)
-        if other != part and other not in kept_out:
-            found[other] = None
-    # A head that does not look somewhere brings nothing from there: that is no edge.
-    vectors = stream.part_vectors(list(found)) if found else ()
-    return [other for other, vector in zip(found, vectors, strict=True) if vector.any()]
+) -> naming.Edge | naming.Node:
+    """A part of the same kind at a position, of any layer, drawn evenly."""
+    layout = stream.layout
+    if isinstance(part, naming.Node):
+        return layout.node(int(random.integers(len(layout) + 1)), at)
+    layers = layout.layers_with(part.kind)
+    layer = layers[random.integers(len(layers))]
+    if part.kind == naming.HEAD:
+        head, key = int(random.integers(stream.n_heads)), int(random.integers(at + 1))
+        return naming.Edge(naming.HEAD, layer, head, key, at)
+    return naming.Edge(part.kind, layer, -1, at, at)

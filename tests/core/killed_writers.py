@@ -37,10 +37,10 @@ class Walk(results.Result):
     values: np.ndarray
 
     def to_frame(self) -> pd.DataFrame:
-        raise NotImplementedError
+        raise NotImplementedError("a walk is only saved and read")
 
     def figure(self) -> go.Figure:
-        raise NotImplementedError
+        raise NotImplementedError("a walk is only saved and read")
 
     def summary(self) -> str:
         return f"version {self.version}"

@@ -127,20 +127,18 @@ def measured(
     )
 
 
-def _plain(value: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
+def _plain(value: Any) -> Any:
     """JSON form of what figures and frames hold."""
     if isinstance(value, dict) and {"bdata", "dtype"} <= value.keys():
-        return _plain(_unpacked(value))
+        value = _unpacked(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
     if isinstance(value, dict):
         return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int, bool)):
-        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return json.loads(json.dumps(value, default=str))
 
 

@@ -138,5 +138,5 @@ def on(model: TransformerBridge, device: str) -> TransformerBridge:
 
     Raises:
         ModelSourceError: If there is no such device here.
-    """  # noqa: DOC502 - `torch_device` raises it
+    """
     return model.to(sources.torch_device(device), print_details=False)

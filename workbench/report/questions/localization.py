@@ -53,6 +53,8 @@ _N_RESAMPLES = 2000
 # Numbers of components that are tried in a model of more.
 _MOST_POINTS = 40
 _LEAST_PAIRS = 4
+# Components that are named in a sentence.
+_NAMED = 8
 # Resamples × points × prompts that are held at once.
 _VALUES_AT_ONCE = 4_000_000
 _METHOD = (
@@ -160,14 +162,14 @@ class Localizing(results.Result):
         """How many components are needed, which, and how many random ones."""
         n = len(self.measured_indices)
         low, high = self.needed_interval
-        first = ", ".join(self.components[: min(self.needed, 8)])
+        first = ", ".join(self.components[: min(self.needed, _NAMED)])
         return (
             f"{self.needed} of {len(self.components)} heads and MLPs of {self.provenance.model} "
             f"({sentences.share(self.fraction)}) carry {sentences.share(self.share)} of the "
             f"{self.metric.replace('_', ' ')} on {self.pairs.name}, held out "
             f"({sentences.share(self.confidence)} interval {low:.0f} to {high:.0f}, n = {n}): "
             f"{first}"
-            f"{', …' if self.needed > 8 else ''}. In random order "  # noqa: PLR2004 - as above
+            f"{', …' if self.needed > _NAMED else ''}. In random order "
             f"{self.random_needed.mean():.1f} are needed on average, {self.random_needed.min()} at "
             f"least ({len(self.random_needed)} orders, {sentences.chance(self.p_value)})."
         )

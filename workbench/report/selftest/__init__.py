@@ -56,7 +56,7 @@ def selftest(
 
     Raises:
         ModelSourceError: If there is no such device here.
-    """  # noqa: DOC502 - `torch_device` raises it
+    """
     return run(CHECKS, device=device, seed=seed, progress=progress)
 
 
@@ -80,7 +80,7 @@ def run(
 
     Raises:
         ModelSourceError: If there is no such device here.
-    """  # noqa: DOC502 - `torch_device` raises it
+    """
     report = progress or running.no_progress
     start = time.perf_counter()
     models = checking.Models(sources.torch_device(device), seed)
