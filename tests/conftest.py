@@ -40,7 +40,8 @@ def _types_are_checked(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(autouse=True)
 def _own_run_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has an empty run store: none reads what another, or a person, left behind."""
-    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    # Beside the test's own folder, which stays empty until the test writes there.
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path.with_name(f"{tmp_path.name}-runs")))
 
 
 @pytest.fixture(scope="session")

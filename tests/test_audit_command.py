@@ -17,7 +17,7 @@ from typer import testing
 
 from workbench import __main__, report
 from workbench.core.models import card
-from workbench.report import comparing, reproducing, selftest, spec_files
+from workbench.report import comparing, html, reproducing, selftest, spec_files
 from workbench.report.document import Recovered, SelfTest
 from workbench.report.spec import AuditSpec
 
@@ -188,7 +188,7 @@ def test_the_templates_are_written_and_read_back(tmp_path: Path) -> None:
         (("audit", "--init", "-o", "audit.json"), "ends in .yaml, .yml"),
         (("reproduce", "report.pdf"), "no .json or .html file"),
         (("reproduce", "absent.json"), "cannot read absent.json"),
-        (("compare", NAME, NAME, "-o", "table.xlsx"), "ends in .json, .csv"),
+        (("compare", NAME, NAME, "-o", "table.xlsx"), "ends in .html, .pdf, .json, .csv"),
         (("compare", NAME, "modadd-113@step-7", "--top", "0"), "1 row or more"),
         (("compare", "modadd-113@step-7", NAME), "no checkpoint at step 7"),
     ],
@@ -211,7 +211,8 @@ def test_a_spec_with_a_mistake_is_told_by_line_and_field(tmp_path: Path) -> None
 def test_two_models_are_compared_and_kept(
     made: tuple[Path, testing.Result], tmp_path: Path
 ) -> None:
-    outputs = ("-o", tmp_path / "c.json", "-o", tmp_path / "c.csv")
+    names = ("c.json", "c.csv", "c.html", "c.pdf")
+    outputs = [part for name in names for part in ("-o", tmp_path / name)]
     asked = ("compare", NAME, NAME, "--spec", made[0] / "audit.yaml", "--no-store")
     done = invoke(*asked, *outputs)
     assert done.exit_code == 0, done.output
@@ -219,6 +220,10 @@ def test_two_models_are_compared_and_kept(
     kept = comparing.Comparison.model_validate_json((tmp_path / "c.json").read_text())
     assert not kept.changed
     assert len(pd.read_csv(tmp_path / "c.csv")) == len(kept.changes) > 0
+    page = (tmp_path / "c.html").read_text()
+    assert comparing.Comparison.model_validate_json(html.read_comparison(page)) == kept
+    assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF-")
+    assert reproducing.read(made[0] / "r.json").findings == kept.reports[0].findings
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -8,6 +8,7 @@ import pytest
 from typer import testing
 
 from analyses import neuron_clusters as clusters
+from tests import computing
 from workbench import __main__
 from workbench.core.networks import sources
 from workbench.core.prompts import named_concepts
@@ -58,6 +59,15 @@ def test_groups_are_found(tmp_path: Path) -> None:
     found = clusters.Clusters.load(folder)
     assert found.summary() in said_by(done)
     assert (folder / "units.csv").is_file()
+
+
+def test_equal_groups_are_answered_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = computing.counted(monkeypatch, clusters.find_clusters, clusters)
+    command = ("find", NETWORK, "--by", "weights", "-k", "3")
+    first, second = invoke(*command), invoke(*command)
+    assert said_by(first) == said_by(second)
+    assert len(calls) == 1
+    assert "--again computes anew" in second.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from typer import testing
 import workbench
 from analyses import activation_patching, attribution, circuits, path_patching
 from analyses.circuits import discovery
-from tests import sentences
+from tests import computing, sentences
 from workbench import ContrastPairs, __main__
+from workbench.core import runs
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -311,6 +312,71 @@ def test_a_folder_that_is_no_result_is_not_overwritten(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "is no result folder: choose another name" in result.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_equal_command_is_answered_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = computing.counted(monkeypatch, activation_patching.patch, activation_patching)
+    command = ("patch", *SUMS, "--site", "z", "--positions", "all")
+    first, second = run(*command), run(*command, "--metric", "logit_difference")
+    assert len(calls) == 1
+    assert first.stdout == second.stdout
+    (row,) = runs.RunStore().runs()
+    assert "answered" not in first.stderr
+    said = f"answered from run {row.id} of {row.created[:10]}; --again computes anew\n"
+    assert second.stderr.endswith(said)
+    third = run(*command, "-o", str(tmp_path / "out"))
+    assert third.stderr.endswith(said)
+    saved = activation_patching.PatchingResult.load(tmp_path / "out")
+    assert runs.id_of(saved.provenance) == row.id
+    assert len(runs.RunStore().runs()) == 1
+    fourth = run(*command, "--again")
+    assert (fourth.stdout, len(calls)) == (first.stdout, 2)
+    assert "answered" not in fourth.stderr
+    for other in (("--seed", "1"), ("--metric", "probability")):
+        run(*command, *other)
+    assert len(calls) == 4
+
+
+def test_a_file_of_pairs_answers_until_its_content_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = computing.counted(monkeypatch, path_patching.path_patch, path_patching)
+    file = tmp_path / "pairs.csv"
+    for content in ("1 + 2 =,1 + 5 =,3,6", "1 + 2 =,1 + 5 =,3,6", "1 + 2 =,1 + 7 =,3,8"):
+        file.write_text(f"clean,corrupted,answer,wrong_answer\n{content}\n")
+        said_by("paths", "modadd-113", "--pairs", str(file))
+    assert len(calls) == 2
+
+
+def test_every_analysis_of_a_command_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (attribution.attribute_edges, circuits.discover, circuits.faithfulness_curve)
+    packages = (attribution, circuits, circuits)
+    calls = [computing.counted(monkeypatch, *both) for both in zip(asked, packages, strict=True)]
+    command = ("circuit", *GRAMMAR, "--target", "0.5", "--search", "grow", "--verify-top", "2")
+    first, second = run(*command), run(*command)
+    assert (first.exit_code, first.stdout) == (0, second.stdout)
+    assert [len(one) for one in calls] == [1, 1, 0]
+    assert all(row.id in second.stderr for row in runs.RunStore().runs())
+    # What both commands ask is answered, what only one asks is computed.
+    third = run(*command, "--curve")
+    assert "Faithfulness of the top edges at each size" in third.stdout
+    assert [len(one) for one in calls[1:]] == [1, 1]
+
+
+def test_a_store_that_cannot_be_written_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "file"))
+    command = ("attribute", *SUMS, "--sites", "z", "-o", str(tmp_path / "out"))
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    saved = attribution.NodeAttribution.load(tmp_path / "out")
+    assert saved.summary() in " ".join(result.stdout.split())
+    (sentence,) = [line for line in result.stderr.splitlines() if line.strip()]
+    assert sentence.startswith("workbench: computed, but not kept among the runs: ")
 
 
 def test_as_a_process_of_its_own() -> None:

@@ -34,7 +34,7 @@ from analyses.feature_visualization.inputs import LogOdds, Target
 from workbench import Corpus, __main__
 from workbench.commands import terminal
 from workbench.commands.features import optimize
-from workbench.core import files
+from workbench.core import files, runs
 from workbench.core.models import dictionaries
 from workbench.core.models import sources as model_sources
 from workbench.core.networks import mnist1d, sources
@@ -282,11 +282,11 @@ def test_what_a_result_is_saved_with_is_whole_or_not_there(
 
 
 def test_a_dictionary_without_a_folder_is_kept_among_the_stored_ones(
-    file: Path, tmp_path: Path
+    file: Path,
 ) -> None:
     done = invoke("sae", "grammar-4l", "mlp_out", *TRAINING, "--corpus", str(file))
     assert done.exit_code == 0, done.output
-    (place,) = (tmp_path / "runs" / "dictionaries").iterdir()
+    (place,) = (runs.default_root() / "dictionaries").iterdir()
     made = TrainedDictionary.load(place / "training")
     assert made.hook == "blocks.1.hook_mlp_out"
     assert len(place.name) == 16

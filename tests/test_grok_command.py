@@ -16,7 +16,7 @@ from typer import testing
 from analyses.grokking import changes, curves, drops, tracking
 from analyses.grokking.phases import Phases, phases
 from analyses.grokking.sweep import Sweep, sweep
-from tests import sentences
+from tests import computing, sentences
 from workbench import __main__
 from workbench.core.modular import recipe, run, training
 from workbench.core.modular.tasks import Task
@@ -178,7 +178,7 @@ def test_a_sweep_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     assert [one.step for one in run.stored_runs()] == [100, 100]
 
 
-def test_drops_lists_the_drops_of_a_file(tmp_path: Path) -> None:
+def test_drops_lists_the_drops_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     curve = drops.simulate(300, drop=0.5, at=0.6, noise=0.01, seed=4)
     file = tmp_path / "log.csv"
     frame = pd.DataFrame({"step": curve.steps, "other": 1.0, "loss": curve.values})
@@ -189,6 +189,10 @@ def test_drops_lists_the_drops_of_a_file(tmp_path: Path) -> None:
     assert " ".join(expected.summary().split()) in said
     assert f"│ {expected.steps[0]:,} │ {expected.starts[0]:,} │ {expected.ends[0]:,} │" in said
     assert drops.Drops.load(tmp_path / "out").steps == expected.steps
+    calls = computing.counted(monkeypatch, drops.detect_drops)
+    again = invoke("drops", str(file))
+    assert (" ".join(again.stdout.split()) in said, len(calls)) == (True, 0)
+    assert "--again computes anew" in again.stderr
     deep = said_by("drops", str(file), "--minimum", "0.9", "--column", "loss")
     assert "no sudden drop of 0.9 dex" in deep
 

@@ -10,7 +10,9 @@ from typer import testing
 
 import workbench
 from analyses import attention, contributions, direct_attribution, logit_lens, weights
+from tests import computing
 from workbench import __main__
+from workbench.core import runs
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 MODEL = "grammar-4l"
@@ -52,6 +54,18 @@ def test_a_model_over_residues_says_what_cannot_be_measured(tmp_path: Path) -> N
     assert kept.not_measurable
     assert kept.summary() in said
     assert "Residual stream" in said
+
+
+def test_equal_views_are_answered_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = computing.counted(monkeypatch, weights.matrices, weights)
+    command = ("modadd-113", "--prompt", "12 + 57 =", "--look", "lens,weights")
+    first, second = invoke(*command), invoke(*command)
+    assert said_by(first) == said_by(second)
+    assert len(calls) == 1
+    kept = [row.id for row in runs.RunStore().runs()]
+    assert len(kept) == 3
+    assert all(run in second.stderr for run in kept)
+    assert not any(run in first.stderr for run in kept)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typer import testing
 
 from tests.core.test_results import Small, small
 from workbench import __main__
-from workbench.commands import terminal
+from workbench.commands import answering
 from workbench.core import runs
 
 
@@ -128,22 +128,27 @@ def test_bad_input_ends_with_one_sentence(
     assert len(runs.RunStore().runs()) == len(two)
 
 
-def test_what_a_command_saves_is_stored_and_keeps_the_title_of_a_page(tmp_path: Path) -> None:
+def test_what_a_command_keeps_has_the_title_that_a_page_gave_it() -> None:
     result = result_of(7)
-    terminal.save(result, tmp_path / "mine", {"grid": result.to_frame()})
+    ask = answering.Asking(again=False)
+    ask.keep(result)
     store = runs.RunStore()
     (row,) = store.runs()
     assert (row.id, row.title) == (runs.id_of(result.provenance), "tests.small, m")
     store.put(result, title="as a page calls it")
-    terminal.save(result, tmp_path / "mine", {})
+    ask.keep(result)
     assert [row.title for row in store.runs()] == ["as a page calls it"]
 
 
-def test_a_store_that_cannot_be_written_is_said_and_the_result_is_saved(
+def test_a_store_that_cannot_be_written_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "file"))
-    terminal.save(result_of(7), tmp_path / "mine", {})
-    assert Small.load(tmp_path / "mine").provenance.seed == 7
-    assert "saved in" in capsys.readouterr().err
+    with answering.asking(again=False) as ask:
+        ask.keep(result_of(7))
+        ask.keep(result_of(7))
+    said = capsys.readouterr()
+    assert said.err.count("computed, but not kept among the runs: ") == 1
+    assert said.err.startswith("workbench: computed")
+    assert said.out == ""

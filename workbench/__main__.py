@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench.commands import (
+    answering,
     auditing,
     clusters,
     features,
@@ -107,6 +108,7 @@ def patch(  # noqa: PLR0913 - one option a way to patch
     memory: options.Memory = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Find which layer, position, head or neuron of a model carries a behaviour."""
@@ -123,15 +125,15 @@ def patch(  # noqa: PLR0913 - one option a way to patch
             top=top,
         )
         _require_what_fits(one_run, compare=compare, reference=reference)
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import activation_patching
 
             bridge, drawn = subject.load(model, asked, device=device, report=report)
             how: dict[str, Any] = {**any_run, "seed": seed, "progress": report}
             if compare:
-                result = activation_patching.compare(bridge, drawn, **how)
+                result = ask(activation_patching.compare, bridge, drawn, **how)
             else:
-                result = activation_patching.patch(bridge, drawn, **how, **one_run)
+                result = ask(activation_patching.patch, bridge, drawn, **how, **one_run)
             if output is not None:
                 terminal.save(result, output, {"effects": result.to_frame()})
         if isinstance(result, activation_patching.Comparison):
@@ -238,6 +240,7 @@ def attribute(  # noqa: PLR0913 - nodes and edges in one command
     top: options.Rows = _SOME,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Rank every node (or edge) by one gradient, and measure the top again exactly."""
@@ -254,12 +257,15 @@ def attribute(  # noqa: PLR0913 - nodes and edges in one command
             metric=metric,
             direction=direction,
         )
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import attribution
 
             bridge, drawn = subject.load(model, asked, device=device, report=report)
-            ask = attribution.attribute_edges if edges else attribution.attribute_nodes
-            result = ask(bridge, drawn, **how, verify_top=verify_top, seed=seed, progress=report)
+            how |= {"verify_top": verify_top, "seed": seed, "progress": report}
+            if edges:
+                result = ask(attribution.attribute_edges, bridge, drawn, **how)
+            else:
+                result = ask(attribution.attribute_nodes, bridge, drawn, **how)
             if output is not None:
                 _save_attribution(result, output)
         _show_attribution(result, shown)
@@ -324,6 +330,7 @@ def circuit(  # noqa: PLR0913 - three steps in one command
     curve: options.Curve = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Screen all edges, verify the top exactly, and explain the behaviour by a circuit."""
@@ -335,7 +342,7 @@ def circuit(  # noqa: PLR0913 - three steps in one command
             "seed": seed,
         }
         finding: dict[str, Any] = options.given(target=target, search=search)
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import attribution, circuits
             from analyses.circuits import discovery
             from workbench.core.engine import running
@@ -344,14 +351,16 @@ def circuit(  # noqa: PLR0913 - three steps in one command
             discovery.require_choices(scoring["method"], held_out)
             # The circuit is judged on pairs that the screening has not seen either.
             chosen, _ = discovery.split(len(drawn), held_out, seed)
-            screened = attribution.attribute_edges(
+            screened = ask(
+                attribution.attribute_edges,
                 bridge,
                 drawn.subset(chosen),
                 **scoring,
                 verify_top=verify_top,
                 progress=running.part(report, 0.0, 0.2),
             )
-            found = circuits.discover(
+            found = ask(
+                circuits.discover,
                 bridge,
                 drawn,
                 **scoring,
@@ -362,7 +371,8 @@ def circuit(  # noqa: PLR0913 - three steps in one command
             )
             sizes = None
             if curve:
-                sizes = circuits.faithfulness_curve(
+                sizes = ask(
+                    circuits.faithfulness_curve,
                     bridge,
                     drawn,
                     **scoring,
@@ -449,6 +459,7 @@ def paths(  # noqa: PLR0913 - Typer tells options apart by their annotations
     top: options.Rows = _SOME,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Patch the paths from each head and MLP to chosen receivers, and nothing else."""
@@ -462,11 +473,11 @@ def paths(  # noqa: PLR0913 - Typer tells options apart by their annotations
             metric=metric,
             direction=direction,
         )
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import path_patching
 
             bridge, drawn = subject.load(model, asked, device=device, report=report)
-            result = path_patching.path_patch(bridge, drawn, **how, seed=seed, progress=report)
+            result = ask(path_patching.path_patch, bridge, drawn, **how, seed=seed, progress=report)
             if output is not None:
                 terminal.save(result, output, {"effects": result.to_frame()})
         terminal.checks(result.preflight)
@@ -526,18 +537,20 @@ def grok_train(  # noqa: PLR0913 - one option a field of the task
 
 
 @grok.command("track")
-def grok_track(name: grokking.RunName, *, output: options.Output = None) -> None:
+def grok_track(
+    name: grokking.RunName, *, again: options.Again = False, output: options.Output = None
+) -> None:
     """Measure every checkpoint of a run: its phases, its key frequencies, its losses."""
     with terminal.one_sentence_for_bad_input():
         run = grokking.find_run(name)
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses.grokking import tracking
             from analyses.grokking.phases import phases
 
-            measures = tracking.track(run, progress=report)
+            measures = ask(tracking.track, run, progress=report)
             found = None
             try:
-                found = phases(measures)
+                found = ask(phases, measures)
                 said = found.summary()
             except ValueError as error:
                 said = f"No phases could be read off: {error}."
@@ -592,6 +605,7 @@ def grok_sweep(  # noqa: PLR0913 - one option a field of the task
     stop: grokking.Stop = "grokked",
     jobs: grokking.Jobs = 1,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Ask how the time to generalise depends on one or two settings, over several seeds."""
@@ -600,18 +614,23 @@ def grok_sweep(  # noqa: PLR0913 - one option a field of the task
         how = grokking.read_recipe(recipe, changes, steps)
         values = grokking.read_vary(vary)
         ends = grokking.read_stop(stop)
-        with terminal.says_how_to_go_on(), terminal.progress() as report:
+        with (
+            terminal.says_how_to_go_on(),
+            answering.asking(again=again) as ask,
+            terminal.progress() as report,
+        ):
             from analyses.grokking.sweep import sweep
 
             with terminal.stopping_between_steps(report) as checked:
-                found = sweep(
+                found = ask(
+                    sweep,
                     task,
                     how,
                     vary=values,
                     seeds=range(seeds),
                     stop=ends,
-                    n_jobs=jobs,
                     device=device,
+                    aside={"n_jobs": jobs},
                     progress=checked,
                 )
             if output is not None:
@@ -646,6 +665,7 @@ def grok_drops(  # noqa: PLR0913 - a file or a run
     level: grokking.Level = None,
     minimum: grokking.Minimum = None,
     seed: options.Seed = 0,
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Find sudden drops of a loss, and in a run of one's own what changed inside."""
@@ -655,7 +675,7 @@ def grok_drops(  # noqa: PLR0913 - a file or a run
         if run is not None and column is not None:
             raise ValueError("--column chooses a curve of a FILE; of --run it is the test loss")
         inside: list[tuple[int, Changes | str]] = []
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses.grokking import curves, drops
             from workbench.core.engine import running
 
@@ -668,11 +688,15 @@ def grok_drops(  # noqa: PLR0913 - a file or a run
                     tested["test_steps"], tested["test_loss"], "test loss", trained.name
                 )
             how = options.given(level=level, minimum=minimum)
-            found = drops.detect_drops(
-                curve, **how, seed=seed, progress=running.part(report, 0.0, 0.5)
+            found = ask(
+                drops.detect_drops,
+                curve,
+                **how,
+                seed=seed,
+                progress=running.part(report, 0.0, 0.5),
             )
             if trained is not None:
-                inside = _looked_inside(trained, found, seed, running.part(report, 0.5, 1.0))
+                inside = _looked_inside(ask, trained, found, seed, running.part(report, 0.5, 1.0))
             if output is not None:
                 terminal.save(found, output, {"drops": found.to_frame()})
                 for step, change in inside:
@@ -690,7 +714,11 @@ def grok_drops(  # noqa: PLR0913 - a file or a run
 
 
 def _looked_inside(
-    run: TrainingRun, found: Drops, seed: int, report: Callable[[float, str], None]
+    ask: answering.Asking,
+    run: TrainingRun,
+    found: Drops,
+    seed: int,
+    report: Callable[[float, str], None],
 ) -> list[tuple[int, Changes | str]]:
     """What changed at each drop, or why that cannot be said."""
     from analyses.grokking import changes, swapping
@@ -700,7 +728,7 @@ def _looked_inside(
     for i, (step, start, end) in enumerate(zip(found.steps, found.starts, found.ends, strict=True)):
         own = running.part(report, i / len(found.steps), (i + 1) / len(found.steps))
         try:
-            around = changes.what_changed_at(run, (start, end), seed=seed, progress=own)
+            around = ask(changes.what_changed_at, run, (start, end), seed=seed, progress=own)
         except swapping.ChangesError as error:
             inside.append((step, str(error)))
         else:

@@ -149,7 +149,7 @@ def test_a_failed_write_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.raises(results.ResultError, match="No space left on device"):
+    with pytest.raises(results.ResultError, match="the disk is full: free some space"):
         dataclasses.replace(small(), extra=9.0).save(tmp_path / "run")
     assert [file.name for file in tmp_path.iterdir()] == (["run"] if before else [])
     if before:

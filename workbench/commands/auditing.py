@@ -33,7 +33,7 @@ First = Annotated[
     typer.Argument(
         metavar="A",
         help="The base: bundled name, folder, hub name, or a checkpoint of a run such as "
-        "modadd-113@step-1000.",
+        "modadd-113@step-5000.",
     ),
 ]
 Second = Annotated[str, typer.Argument(metavar="B", help="What is compared with it.")]
@@ -47,7 +47,11 @@ Outputs = Annotated[
 ]
 Tables = Annotated[
     list[Path] | None,
-    typer.Option("-o", "--output", help="File of the comparison: .json or .csv; may be repeated."),
+    typer.Option(
+        "-o",
+        "--output",
+        help="File of the comparison: .html, .pdf, .json or .csv; may be repeated.",
+    ),
 ]
 Init = Annotated[
     bool,
@@ -316,7 +320,7 @@ def compare(  # noqa: PLR0913 - one option a choice
     """Put two models, or two checkpoints, under the same spec, and say what changed."""
     with terminal.one_sentence_for_bad_input():
         shown = options.rows(top)
-        _require_writable(output, (".json", ".csv"))
+        _require_writable(output, (".html", ".pdf", ".json", ".csv"))
         asked = _asked(spec, a, seed)
         with terminal.progress() as report:
             from workbench.core import runs
@@ -331,11 +335,24 @@ def compare(  # noqa: PLR0913 - one option a choice
                 progress=report,
             )
             for path in output or ():
-                is_json = path.suffix.lower() == ".json"
-                text = found.to_json() if is_json else found.to_frame().to_csv(index=False)
-                terminal.write(path, text.encode())
+                report(1.0, f"writing {path.name}")
+                terminal.write(path, _drawn_of_both(found, path))
         _show_comparison(found, shown)
         _say_where(output)
+
+
+def _drawn_of_both(found: Comparison, path: Path) -> bytes:
+    from workbench.report import html, pdf
+
+    match path.suffix.lower():
+        case ".json":
+            return found.to_json().encode()
+        case ".csv":
+            return found.to_frame().to_csv(index=False).encode()
+        case ".html":
+            return html.render_comparison(found).encode()
+        case _:
+            return pdf.render_comparison(found)
 
 
 def _show_comparison(found: Comparison, rows: int) -> None:

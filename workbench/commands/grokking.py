@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.core import files, reading
+
 if TYPE_CHECKING:
     from workbench.core.modular.recipe import Recipe
     from workbench.core.modular.run import TrainingRun
@@ -193,14 +195,15 @@ def find_run(name: str) -> TrainingRun:
 
     if name in card.list_models():
         return run.bundled_run(name)
-    if Path(name).expanduser().is_dir():
-        return run.open_run(Path(name).expanduser())
+    folder = files.folder_of(name)
+    if folder is not None:
+        return run.open_run(folder)
     root = run.trainings_root()
     if _STORED.fullmatch(name) and (root / name).is_dir():
         return run.open_run(root / name)
     stored = [one.folder.name for one in run.stored_runs()][:_FEW]
     more = f" (the last stored ones: {', '.join(stored)})" if stored else ""
     raise ValueError(
-        f"there is no run {name!r}: give a run's folder, the id of a stored one{more}, or "
-        "modadd-113"
+        f"there is no run {reading.quoted(name)}: give a run's folder, the id of a stored "
+        f"one{more}, or modadd-113"
     )

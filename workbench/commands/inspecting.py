@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -58,6 +58,7 @@ class Asked:
         wrong: Another token, whose logit is taken off.
         rows: Rows of a table.
         seed: Of everything random.
+        ask: Asks an analysis.
     """
 
     model: TransformerBridge
@@ -67,6 +68,7 @@ class Asked:
     wrong: str | None
     rows: int
     seed: int
+    ask: answering.Asking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +95,14 @@ def inspect(  # noqa: PLR0913 - one option a thing to ask
     top: options.Rows = 10,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """See what a model does with a prompt, layer by layer and head by head, and what it weighs."""
     with terminal.one_sentence_for_bad_input():
         chosen = _chosen(look)
         rows = options.rows(top)
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from workbench.core.engine import continuation, running
             from workbench.core.models import sources
             from workbench.core.prompts.prompt import Prompt
@@ -110,7 +113,7 @@ def inspect(  # noqa: PLR0913 - one option a thing to ask
             at = read.position(position)
             if answer is None:
                 (answer,) = continuation.likely_answers(bridge, read, position=at, k=1) or ("",)
-            asked = Asked(bridge, read, at, answer, wrong, rows, seed)
+            asked = Asked(bridge, read, at, answer, wrong, rows, seed, ask)
             found: list[View] = []
             for i, name in enumerate(chosen):
                 part = running.part(report, 0.1 + 0.9 * i / len(chosen), 1.0)
@@ -139,7 +142,7 @@ def _lens(at: Asked, report: Report) -> View:
     from analyses import logit_lens
 
     asked = [one for one in (at.answer, at.wrong) if one is not None]
-    found = logit_lens.read(at.model, at.prompt, tokens=asked)
+    found = at.ask(logit_lens.read, at.model, at.prompt, tokens=asked)
 
     def show() -> None:
         cells = [found.at(row, at.position) for row in range(len(found.rows))]
@@ -165,8 +168,13 @@ def _lens(at: Asked, report: Report) -> View:
 def _attribution(at: Asked, report: Report) -> View:
     from analyses import direct_attribution
 
-    found = direct_attribution.attribute(
-        at.model, at.prompt, at.answer, wrong=at.wrong, position=at.position
+    found = at.ask(
+        direct_attribution.attribute,
+        at.model,
+        at.prompt,
+        at.answer,
+        wrong=at.wrong,
+        position=at.position,
     )
 
     def show() -> None:
@@ -187,8 +195,8 @@ def _attribution(at: Asked, report: Report) -> View:
 def _attention(at: Asked, report: Report) -> View:
     from analyses import attention
 
-    found = attention.look(at.model, at.prompt)
-    scores = attention.score_heads(at.model, seed=at.seed, progress=report)
+    found = at.ask(attention.look, at.model, at.prompt)
+    scores = at.ask(attention.score_heads, at.model, seed=at.seed, progress=report)
 
     def show() -> None:
         frame = scores.to_frame()
@@ -215,7 +223,7 @@ def _attention(at: Asked, report: Report) -> View:
 def _contributions(at: Asked, report: Report) -> View:
     from analyses import contributions
 
-    found = contributions.trace(at.model, at.prompt, target=at.position, progress=report)
+    found = at.ask(contributions.trace, at.model, at.prompt, target=at.position, progress=report)
 
     def show() -> None:
         routes = found.routes()
@@ -241,7 +249,7 @@ def _contributions(at: Asked, report: Report) -> View:
 def _activations(at: Asked, report: Report) -> View:
     from analyses import activations
 
-    found = activations.stream(at.model, at.prompt, seed=at.seed, progress=report)
+    found = at.ask(activations.stream, at.model, at.prompt, seed=at.seed, progress=report)
 
     def show() -> None:
         rows = found.to_frame().to_dict("records")
@@ -266,8 +274,8 @@ def _activations(at: Asked, report: Report) -> View:
 def _weights(at: Asked, report: Report) -> View:
     from analyses import weights
 
-    table = weights.matrices(at.model, progress=report)
-    heads = weights.copying(at.model, seed=at.seed, progress=report)
+    table = at.ask(weights.matrices, at.model, progress=report)
+    heads = at.ask(weights.copying, at.model, seed=at.seed, progress=report)
 
     def show() -> None:
         terminal.table(

@@ -24,6 +24,9 @@ Align = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Result folder.")]
+Again = Annotated[
+    bool, typer.Option("--again", help="Compute anew what an equal command has stored.")
+]
 
 Metric = Annotated[
     str | None,

@@ -38,6 +38,8 @@ _HIDDEN = {
         *(0x200E, 0x200F),
         *range(0x202A, 0x202F),
         *range(0x2066, 0x206A),
+        # Halves of characters, which no terminal takes.
+        *range(0xD800, 0xE000),
     )
 }
 
@@ -51,13 +53,22 @@ def say(text: str) -> None:
     _out.print(text.translate(_HIDDEN), markup=False, highlight=False)
 
 
-def complain(text: str) -> None:
-    """Print what is wrong on standard error, as it stands.
+def remark(text: str) -> None:
+    """Print what is no result, such as where one comes from, on standard error.
 
     Args:
         text: What to print; brackets and colons in it are no markup.
     """
-    _err.print(f"workbench: {text}", markup=False, highlight=False, soft_wrap=True)
+    _err.print(text.translate(_HIDDEN), markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print what is wrong on standard error; what would move the cursor is written out.
+
+    Args:
+        text: What to print; brackets and colons in it are no markup.
+    """
+    remark(f"workbench: {text}")
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
@@ -130,8 +141,6 @@ def notes(result: Result) -> None:
 def save(result: Result, folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Save a result with its tables and its figure, for those who read no safetensors.
 
-    The result is put into the run store, too, where the Runs page and `workbench runs` find it.
-
     Args:
         result: The result.
         folder: Where to.
@@ -144,12 +153,6 @@ def save(result: Result, folder: Path, tables: Mapping[str, pd.DataFrame]) -> No
     for name, frame in tables.items():
         write(saved / f"{name}.csv", frame.to_csv(index=False).encode())
     write(saved / "figure.html", result.figure().to_html(include_plotlyjs=True).encode())
-    from workbench.core import runs
-
-    try:
-        runs.RunStore().put(result, title="")
-    except runs.RunStoreError as error:
-        complain(f"saved in {saved}, but not among the runs: {error}")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -183,8 +186,12 @@ def one_sentence_for_bad_input() -> Generator[None]:
     except ValueError as error:
         complain(str(error))
         raise typer.Exit(2) from error
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        complain(f"{named}{files.reason(error)}")
+        raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        _err.print("workbench: interrupted; nothing was saved")
+        _err.print("workbench: interrupted; no result folder was written")
         raise typer.Exit(130) from error
 
 

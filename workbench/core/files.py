@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -46,3 +48,48 @@ def appearing_whole(path: Path) -> Generator[IO[bytes]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def folder_of(name: str | os.PathLike[str]) -> Path | None:
+    """The folder of a name that somebody typed, or that came with a link or a file.
+
+    Args:
+        name: Anything; `~` is the home folder.
+
+    Returns:
+        Its path; None where there is no such folder, or the text can be no name of one.
+    """
+    try:
+        place = Path(name).expanduser()
+        return place if place.is_dir() else None
+    # It is too long, holds a zero, or names the home of nobody.
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# As Rust's libraries tell it.
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, and what would help, without a full stop.
+
+    Args:
+        error: What the system said, or safetensors, which tells the system's number in its text.
+
+    Returns:
+        For example "the disk is full: free some space there". The file is not named.
+    """
+    number = getattr(error, "errno", None)
+    told = _NUMBER.search(str(error))
+    if number is None and told is not None:
+        number = int(told[1])
+    if number in _FULL:
+        return "the disk is full: free some space there"
+    if number == errno.EFBIG:
+        return "the file would be larger than is allowed here: raise the limit (ulimit -f)"
+    if number in _READ_ONLY:
+        return "it may only be read: allow writing there, or name another folder"
+    return os.strerror(number) if number else str(error)

@@ -26,10 +26,14 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import beartype
+import jaxtyping
 import numpy as np
 import safetensors
 import safetensors.numpy
+from beartype import door
 
+from workbench.core import files, reading
 from workbench.core.models import card, sources
 
 if TYPE_CHECKING:
@@ -42,6 +46,10 @@ DOCUMENT, ARRAYS = "result.json", "arrays.safetensors"
 # What a folder that is being replaced is called for a moment, within a temporary one beside it.
 OLD = "old"
 _FORMAT = 1
+# Of what is said of a damaged one.
+_LONGEST = 400
+# A whole number may stand where any number may.
+_NUMBERS = beartype.BeartypeConf(is_pep484_tower=True)
 # Of an array, of a number that JSON has not, and of what else is called like one of these.
 _MARKS = {"array", "number", "plain"}
 _VERSIONED = ("torch", "transformer-lens", "transformers", "numpy", "scipy")
@@ -260,20 +268,22 @@ class Result(abc.ABC):
         """
         path = Path(folder)
         try:
-            document = json.loads((path / DOCUMENT).read_text())
+            document = reading.json_of((path / DOCUMENT).read_bytes(), halves=True)
             arrays = safetensors.numpy.load_file(path / ARRAYS)
             kind = cls._kinds.get(document["kind"])
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise ResultError(f"{path} is not a result folder or is damaged: {error}") from error
+            why = reading.plain(str(error), _LONGEST)
+            raise ResultError(f"{path} is not a result folder or is damaged: {why}") from error
         if kind is None or not issubclass(kind, cls):
             raise ResultError(
-                f"{path} holds a {document['kind']}, expected a {cls.__name__} (import its module "
-                "before loading)"
+                f"{path} holds a {reading.plain(str(document['kind']))}, expected a "
+                f"{cls.__name__} (import its module before loading)"
             )
         try:
             return typing.cast("Self", _restore(kind, document["fields"], arrays, ""))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ResultError(f"{path} is damaged: {error!r}") from error
+        # What a constructor makes of values that are not what they should be is any kind of error.
+        except Exception as error:
+            raise ResultError(f"{path} is damaged: {reading.quoted(error, _LONGEST)}") from error
 
 
 def what_made(folder: Path) -> tuple[str, Provenance]:
@@ -289,13 +299,14 @@ def what_made(folder: Path) -> tuple[str, Provenance]:
         ResultError: If it is no result folder or is damaged.
     """
     try:
-        document = json.loads((folder / DOCUMENT).read_bytes())
+        document = reading.json_of((folder / DOCUMENT).read_bytes(), halves=True)
         if not (folder / ARRAYS).is_file():
             raise FileNotFoundError(f"{ARRAYS} is missing")
         made = _restore(Provenance, document["fields"]["provenance"], {}, "")
         return str(document["kind"]), made
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ResultError(f"{folder} is no result folder or is damaged: {error!r}") from error
+        why = reading.quoted(error, _LONGEST)
+        raise ResultError(f"{folder} is no result folder or is damaged: {why}") from error
 
 
 @contextlib.contextmanager
@@ -317,14 +328,14 @@ def written_beside(result: Result, target: Path) -> Generator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise ResultError(f"cannot write to {target.parent}: {error.strerror}") from error
+        raise ResultError(f"cannot write to {target.parent}: {files.reason(error)}") from error
     try:
         safetensors.numpy.save_file(arrays, scratch / ARRAYS)
         (scratch / DOCUMENT).write_text(json.dumps(document, indent=1, allow_nan=False))
         scratch.chmod(0o755)
         yield scratch
-    except OSError as error:
-        raise ResultError(f"cannot write {target}: {error.strerror or error}") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ResultError(f"cannot write {target}: {files.reason(error)}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -404,6 +415,14 @@ def _plain(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     return value
 
 
+def _require_kinds(hints: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Refuse values of other types, and arrays of other axes, than the fields of a class have."""
+    with jaxtyping.jaxtyped("context"):
+        for name, value in fields.items():
+            if not door.is_bearable(value, hints[name], conf=_NUMBERS):
+                raise TypeError(f"{name} is not what it should be")
+
+
 def _restore(  # noqa: PLR0911 - one return a kind of value
     kind: Any, plain: Any, arrays: dict[str, np.ndarray], path: str
 ) -> Any:
@@ -418,9 +437,12 @@ def _restore(  # noqa: PLR0911 - one return a kind of value
             plain = typing.cast("dict[str, Any]", inner)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return typing.cast("Any", kind)(
-            **{name: _restore(hints[name], plain[name], arrays, f"{path}/{name}") for name in plain}
-        )
+        fields = {
+            name: _restore(hints[name], plain[name], arrays, f"{path}/{name}") for name in plain
+        }
+        if not issubclass(typing.cast("type", kind), Provenance):
+            _require_kinds(hints, fields)
+        return typing.cast("Any", kind)(**fields)
     if isinstance(plain, list):
         inner = typing.get_args(kind)
         element = inner[0] if inner else Any

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 from workbench.commands.clusters import asking
 from workbench.commands.features import reading
 
@@ -33,11 +33,12 @@ def find(  # noqa: PLR0913 - one option a part of the question
     layers: options.Layers = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Find groups of units by what they do, by their weights, or by their frequency."""
     with terminal.one_sentence_for_bad_input():
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import neuron_clusters as clusters
             from analyses.neuron_clusters.clustering import METHODS
             from workbench.core.engine import running
@@ -46,7 +47,8 @@ def find(  # noqa: PLR0913 - one option a part of the question
             if method is None:
                 raise ValueError(f"--by {by!r}: expected one of {', '.join(METHODS)}")
             opened = asking.opened(subject, device, report)
-            found = clusters.find_clusters(
+            found = ask(
+                clusters.find_clusters,
                 opened,
                 _inputs(subject, opened, corpus, column),
                 by=method,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 from workbench.commands.clusters import asking
 
 Place = Annotated[str, typer.Option(help="Where to add, such as mixed2.branch5 or layer0.")]
@@ -28,12 +28,13 @@ def grow(  # noqa: PLR0913 - one option a part of the experiment
     seeds: Seeds = 10,
     steps: Steps = None,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Add channels at a place, elsewhere, evenly and nowhere; fine-tune; compare."""
     with terminal.one_sentence_for_bad_input():
         asked = asking.Asked(concept, None, None, None, (None, ""), balanced=False, seed=0)
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import neuron_clusters as clusters
             from workbench.core.engine import running
 
@@ -43,7 +44,8 @@ def grow(  # noqa: PLR0913 - one option a part of the experiment
                     f"{subject} is a language model: channels are added to networks (see "
                     "`workbench clusters grow --help`)"
                 )
-            found = clusters.grow(
+            found = ask(
+                clusters.grow,
                 network,
                 asked.concept(network),
                 place,

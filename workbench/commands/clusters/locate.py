@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 from workbench.commands.clusters import asking
 from workbench.commands.features import reading
 
@@ -41,13 +41,14 @@ def locate(  # noqa: PLR0913 - one option a part of the question
     verify: Ablate = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Find the units that respond to a concept, and say whether they are in one place."""
     with terminal.one_sentence_for_bad_input():
         asked = asking.Asked(concept, tokens, pattern, file, (corpus, column), balanced, seed)
         how = options.given(places=places, permutations=permutations)
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import neuron_clusters as clusters
             from workbench.core.engine import running
 
@@ -55,10 +56,16 @@ def locate(  # noqa: PLR0913 - one option a part of the question
             looked_at = asking.units_of(opened, units, layers)
             made = asked.concept(opened)
             report(0.1, "reading every unit")
-            selective = clusters.selectivity(
-                opened, made, **looked_at, seed=seed, progress=running.part(report, 0.1, 0.3)
+            selective = ask(
+                clusters.selectivity,
+                opened,
+                made,
+                **looked_at,
+                seed=seed,
+                progress=running.part(report, 0.1, 0.3),
             )
-            found = clusters.localize(
+            found = ask(
+                clusters.localize,
                 opened,
                 made,
                 **looked_at,
@@ -69,7 +76,8 @@ def locate(  # noqa: PLR0913 - one option a part of the question
             )
             verified = None
             if verify and found.hits:
-                verified = clusters.verify(
+                verified = ask(
+                    clusters.verify,
                     opened,
                     made,
                     found.hits,

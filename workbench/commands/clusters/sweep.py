@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 from workbench.commands.clusters import asking
 
 Concepts = Annotated[
@@ -31,12 +31,13 @@ def sweep(  # noqa: PLR0913 - one option a part of the question
     jobs: Jobs = 1,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Localize many concepts, in one table, corrected for having looked at all of them."""
     with terminal.one_sentence_for_bad_input():
         wanted = options.names("--concepts", concepts)
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses import neuron_clusters as clusters
             from workbench.core.engine import running
             from workbench.core.prompts import named_concepts
@@ -47,14 +48,15 @@ def sweep(  # noqa: PLR0913 - one option a part of the question
                 named_concepts.named_concept(opened, name, seed=seed)
                 for name in wanted or named_concepts.named_concepts(subject)
             ]
-            found = clusters.concept_sweep(
+            found = ask(
+                clusters.concept_sweep,
                 opened,
                 made,
                 **looked_at,
                 **options.given(places=places),
                 controls=not no_controls,
-                n_jobs=jobs,
                 seed=seed,
+                aside={"n_jobs": jobs},
                 progress=running.part(report, 0.1, 1.0),
             )
             if output is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 from workbench.commands.features import reading
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def optimize(  # noqa: PLR0913 - one option a way to search
     least: Least = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Search for the texts, or the inputs of a network, that make a unit most active."""
@@ -93,21 +94,23 @@ def optimize(  # noqa: PLR0913 - one option a way to search
                 model, method=method, corpus=corpus, dictionary=dictionary, length=length
             )
             search = options.given(steps=steps, restarts=restarts) | {"seed": seed}
-            with terminal.progress() as report:
-                found = _input(model, unit, device, report, **search, direction=-1 if least else 1)
+            search["direction"] = -1 if least else 1
+            with answering.asking(again=again) as ask, terminal.progress() as report:
+                found = _input(ask, model, unit, device, report, **search)
                 if output is not None:
                     terminal.save(found, output, {"inputs": found.to_frame()})
                     _save_array(output / "inputs.npy", found.inputs)
             _show_inputs(found)
         else:
             asked = options.given(method=method, length=length, iterations=steps, restarts=restarts)
-            with terminal.progress() as report:
+            with answering.asking(again=again) as ask, terminal.progress() as report:
                 texts, largest = _text(
+                    ask,
                     model,
                     unit,
                     (corpus, column),
                     device,
-                    report,
+                    report=report,
                     dictionary=dictionary,
                     search=_QUICK | asked | {"seed": seed, "maximise": not least},
                 )
@@ -125,12 +128,13 @@ def _require_no_text(name: str, **given: object) -> None:
 
 
 def _text(
+    ask: answering.Asking,
     name: str,
     unit: str,
     file: tuple[Path | None, str],
     device: str,
-    report: Callable[[float, str], None],
     *,
+    report: Callable[[float, str], None],
     dictionary: str | None,
     search: dict[str, Any],
 ) -> tuple[OptimizedText, str]:
@@ -150,7 +154,8 @@ def _text(
         maximise=search["maximise"],
         report=running.part(report, 0.1, 0.2),
     )
-    found = optimize_text(
+    found = ask(
+        optimize_text,
         bridge,
         unit,
         reference=seen,
@@ -232,7 +237,12 @@ def _show_texts(found: OptimizedText) -> None:
 
 
 def _input(
-    name: str, unit: str, device: str, report: Callable[[float, str], None], **search: Any
+    ask: answering.Asking,
+    name: str,
+    unit: str,
+    device: str,
+    report: Callable[[float, str], None],
+    **search: Any,
 ) -> OptimizedInput:
     from analyses.feature_visualization import optimize_input
     from workbench.core.models import sources as models
@@ -241,7 +251,8 @@ def _input(
     objective = _objective(unit)
     report(0.0, f"loading {name}")
     network = sources.load_network(name, device=models.torch_device(device))
-    return optimize_input(
+    return ask(
+        optimize_input,
         network,
         objective,
         data=examples.held_out(name)[0],

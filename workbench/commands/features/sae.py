@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 from workbench.commands.features import reading
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def sae(  # noqa: PLR0913 - one option a part of the training
     held_out: HeldOut = 0.1,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    again: options.Again = False,
     folder: Folder = None,
 ) -> None:
     """Train a sparse autoencoder, or go on with a training that was stopped: the same command."""
@@ -77,7 +78,11 @@ def sae(  # noqa: PLR0913 - one option a part of the training
                 f"--tokens {tokens} and --batch {batch}: expected at least one token a step, and "
                 "enough tokens for one step"
             )
-        with terminal.says_how_to_go_on(), terminal.progress() as report:
+        with (
+            terminal.says_how_to_go_on(),
+            answering.asking(again=again) as ask,
+            terminal.progress() as report,
+        ):
             from analyses.feature_visualization import dictionary_quality, train_dictionary
             from workbench.core.engine import running
             from workbench.core.models import dictionaries, sources
@@ -105,10 +110,15 @@ def sae(  # noqa: PLR0913 - one option a part of the training
                     progress=running.part(checked, 0.05, 0.85),
                 )
                 terminal.save(made, place / "training", {"curve": made.to_frame()})
+                ask.keep(made)
                 # What was written, as anybody reads it.
                 written = dictionaries.load_dictionary(place, device=str(bridge.cfg.device))
-                found = dictionary_quality(
-                    bridge, test, written, progress=running.part(checked, 0.85, 1.0)
+                found = ask(
+                    dictionary_quality,
+                    bridge,
+                    test,
+                    written,
+                    progress=running.part(checked, 0.85, 1.0),
                 )
                 terminal.save(found, place / "quality", {"measures": found.to_frame()})
         terminal.say(made.summary())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.commands import options, terminal
+from workbench.commands import answering, options, terminal
 from workbench.commands.features import reading
 
 if TYPE_CHECKING:
@@ -49,11 +49,12 @@ def scan(  # noqa: PLR0913 - one option a way to scan
     seed: options.Seed = 0,
     index: Index = None,
     device: options.Device = "auto",
+    again: options.Again = False,
     output: options.Output = None,
 ) -> None:
     """Read a corpus once, and keep where each unit responds most, least and in between."""
     with terminal.one_sentence_for_bad_input():
-        with terminal.progress() as report:
+        with answering.asking(again=again) as ask, terminal.progress() as report:
             from analyses.feature_visualization import top_examples, view_unit
             from workbench.core.engine import running
             from workbench.core.models import sources
@@ -62,15 +63,17 @@ def scan(  # noqa: PLR0913 - one option a way to scan
             bridge = sources.load_model(model, device=device)
             report(0.05, "opening the corpus")
             read = reading.corpus(bridge, corpus, column)
-            found = top_examples(
+            found = ask(
+                top_examples,
                 bridge,
                 read,
                 options.names("--units", units) or "neuron",
-                **options.given(layers=options.layers(layers), k=k, sample=sample, folder=index),
+                **options.given(layers=options.layers(layers), k=k, sample=sample),
                 seed=seed,
+                aside={"folder": index},
                 progress=running.part(report, 0.1, 0.9),
             )
-            views = [view_unit(bridge, read, found, unit) for unit in show or ()]
+            views = [ask(view_unit, bridge, read, found, unit) for unit in show or ()]
             if output is not None:
                 terminal.save(found, output, {"units": found.to_frame()})
                 for view in views:

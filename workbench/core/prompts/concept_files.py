@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.core import reading
 from workbench.core.prompts import concept_confounds, concept_corpora, concepts, tokenization
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ _FORMS = (
     ("text", "labels"),
     ("text", "spans"),
 )
+# More than any vocabulary has, and what an array can hold.
+_LARGEST = 2**31 - 1
 _WORDS = {"1": 1, "0": 0, "-1": -1, "true": 1, "false": 0}
-_SHOWN = 60
 # A label of a file to 1, 0 or -1; None where it is none of these.
 _Read = Callable[[Any], int | None]
 
@@ -120,13 +121,13 @@ def _lines(file: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, line in enumerate(text.splitlines(), 1):
             where = f"{file}, line {number}"
             if line.strip():
-                record = json.loads(line)
+                record = reading.json_of(line)
                 if not isinstance(record, dict):
                     raise concepts.ConceptError(
                         f"{where} is no object but {type(record).__name__}: expected {_EXPECTED}"
                     )
                 yield where, record
-    except (csv.Error, json.JSONDecodeError, RecursionError) as error:
+    except (csv.Error, reading.UnreadableError) as error:
         after = where if ending == ".jsonl" else f"{where} or after it"
         raise concepts.ConceptError(f"{after} cannot be read: {error}") from error
 
@@ -175,23 +176,24 @@ def _form(where: str, record: Mapping[str, Any]) -> tuple[str, str]:
     for form in _FORMS:
         if all(record.get(column) is not None for column in form):
             return form
-    found = ", ".join(map(str, record))
-    raise concepts.ConceptError(f"{where} has {found or 'nothing'}: expected {_EXPECTED}")
+    raise concepts.ConceptError(f"{where} has {reading.listed(record)}: expected {_EXPECTED}")
 
 
 def _text(where: str, record: Mapping[str, Any]) -> str:
     text = record["text"]
     if not isinstance(text, str) or not text.strip():
-        raise concepts.ConceptError(f"{where}: the text is {text!r}: expected words")
+        raise concepts.ConceptError(f"{where}: the text is {reading.quoted(text)}: expected words")
     return text
 
 
 def _tokens(where: str, value: Any) -> np.ndarray:
-    good = isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)
+    good = isinstance(value, list) and all(
+        type(token) is int and 0 <= token <= _LARGEST for token in value
+    )
     if not good or not value:
         raise concepts.ConceptError(
-            f"{where}: tokens are {str(value):.{_SHOWN}}: expected a list of whole numbers from "
-            "0 on"
+            f"{where}: tokens are {reading.plain(str(value))}: expected a list of whole numbers "
+            f"from 0 to {_LARGEST}"
         )
     return np.array(value, dtype=np.int64)
 
@@ -210,7 +212,7 @@ def _label_of(  # noqa: PLR0913, PLR0917 -- all that one line's label depends on
         return _label(where, given, value)
     if not isinstance(given, list):
         raise concepts.ConceptError(
-            f"{where}: {form[1]} are {str(given):.{_SHOWN}}: expected a list"
+            f"{where}: {form[1]} are {reading.plain(str(given))}: expected a list"
         )
     if form[1] == "spans":
         assert isinstance(each, str) and model is not None, "checked before"
@@ -238,8 +240,8 @@ def _label(where: str, given: Any, value: str | None) -> int:
         number = int(given) if isinstance(given, (int, float)) and given in (1, 0, -1) else None
     if number is None:
         raise concepts.ConceptError(
-            f"{where}: label {given!s:.{_SHOWN}}: expected 1, 0, -1, true or false, or say which "
-            "value is the concept's (value=…)"
+            f"{where}: label {reading.plain(str(given))}: expected 1, 0, -1, true or false, or say "
+            "which value is the concept's (value=…)"
         )
     return number
 
@@ -253,7 +255,7 @@ def _marked(where: str, text: str, given: list[Any], model: TransformerBridge) -
                 spans.append((start, end))
             case _:
                 raise concepts.ConceptError(
-                    f"{where}: span {each!s:.{_SHOWN}}: expected [first, end] within the "
+                    f"{where}: span {reading.plain(str(each))}: expected [first, end] within the "
                     f"{len(text)} characters of the text"
                 )
     return concept_corpora.overlapping(text, _encoded(where, text, model)[1], spans)

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, Integer
 
-from workbench.core import runs
+from workbench.core import reading, runs
 from workbench.core.models import sources
 from workbench.core.models.training import grammar
 from workbench.core.modular import tasks as modular
@@ -57,6 +57,7 @@ WINDOW = 512
 _PIECE = 4096
 # Texts that are tokenized together, and characters of a document that go together at the most.
 _TEXTS, _LONGEST = 256, 100_000
+_ARRAY = b"\x93NUMPY"
 _ENDINGS = (".txt", ".jsonl", ".npy")
 # What marks a folder as one dataset, and as several of them (splits), to Hugging Face's library.
 _DATASET, _SPLITS = "state.json", "dataset_dict.json"
@@ -269,9 +270,15 @@ class Corpus:
             raise CorpusError(f"{file} is not there")
         if file.suffix == ".npy":
             try:
+                # NumPy leaves a file open that is an archive and no array.
+                with file.open("rb") as content:
+                    if content.read(len(_ARRAY)) != _ARRAY:
+                        raise ValueError("it does not begin as one")
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
-            except (ValueError, OSError, EOFError) as error:
-                raise CorpusError(f"{file.name} cannot be read as an array: {error}") from error
+            # A damaged header is parsed as an expression, and comes as any kind of error.
+            except Exception as error:
+                why = reading.plain(str(error))
+                raise CorpusError(f"{file.name} cannot be read as an array: {why}") from error
             if array.dtype.kind not in "iu":
                 raise CorpusError(
                     f"{file.name} holds {array.dtype}: expected whole numbers (tokens)"
@@ -506,7 +513,7 @@ def _documents(file: Path, column: str) -> Iterator[str]:
             if file.suffix == ".jsonl":
                 for number, line in enumerate(lines):
                     if line.strip():
-                        yield _text(json.loads(line), column, number)
+                        yield _text(reading.json_of(line), column, number)
                 return
             held: list[str] = []
             length = 0
@@ -518,7 +525,10 @@ def _documents(file: Path, column: str) -> Iterator[str]:
                     held.append(line)
                     length += len(line)
             yield "".join(held)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        why = f"byte {error.start} is not UTF-8 text"
+        raise CorpusError(f"{file.name} cannot be read: {why}") from error
+    except reading.UnreadableError as error:
         raise CorpusError(f"{file.name} cannot be read: {error}") from error
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from workbench.core import reading
 from workbench.core.prompts import positions
 from workbench.core.prompts.encoding import Answer, PairsError
 
@@ -69,14 +69,18 @@ def records(name: str, text: str) -> list[Any]:
             # A quote that is never closed would otherwise swallow the rest of the file unnoticed.
             return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         if ending == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [reading.json_of(line) for line in text.splitlines() if line.strip()]
         if ending == ".json":
-            document = json.loads(text)
+            document = reading.json_of(text)
             records = document["prompts"] if isinstance(document, dict) else document
             if not isinstance(records, list):
                 raise PairsError(f"{name} holds {type(records).__name__}: expected {_EXPECTED}")
             return records
-    except (csv.Error, json.JSONDecodeError, KeyError, RecursionError) as error:
+    except KeyError as error:
+        raise PairsError(
+            f"{name} cannot be read (no list of prompts): expected {_EXPECTED}"
+        ) from error
+    except (csv.Error, reading.UnreadableError) as error:
         raise PairsError(f"{name} cannot be read ({error}): expected {_EXPECTED}") from error
     raise PairsError(f"{name} is neither .csv, .jsonl nor .json: expected {_EXPECTED}")
 
@@ -103,7 +107,7 @@ def read(i: int, record: Any) -> Record:
     clean, corrupted, answers = column(_CLEAN), column(_CORRUPTED), column(_ANSWERS)
     wrong = column(_WRONG)
     if clean is None or corrupted is None or answers is None:
-        found = ", ".join(map(str, record)) or "none"
+        found = reading.listed(record)
         raise PairsError(f"record {i + 1} has columns {found}: expected {_EXPECTED}")
     if answers[0] == "correct_idx" and wrong is None:
         # Alone, this column holds other things than token ids in some of the field's files.
@@ -113,7 +117,9 @@ def read(i: int, record: Any) -> Record:
         )
     texts = (clean[1], corrupted[1])
     if not all(isinstance(text, str) for text in texts):
-        raise PairsError(f"record {i + 1}: clean and corrupted must be texts, found {texts}")
+        raise PairsError(
+            f"record {i + 1}: clean and corrupted must be texts, found {reading.quoted(texts)}"
+        )
     return Record(
         *texts,
         _answer_list(i, *answers),
@@ -145,7 +151,8 @@ def spans(checked: Sequence[Record]) -> dict[str, list[positions.Place]]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, sorted(names))) or "none"
+    found = sorted(names)
+    return reading.listed(map(repr, found)) if found else "none"
 
 
 def _spans(i: int, value: Any) -> dict[str, positions.Place]:
@@ -153,7 +160,8 @@ def _spans(i: int, value: Any) -> dict[str, positions.Place]:
         return {}
     if not isinstance(value, Mapping):
         raise PairsError(
-            f"record {i + 1}: spans must be an object of names and texts, found {value!r}"
+            f"record {i + 1}: spans must be an object of names and texts, found "
+            f"{reading.quoted(value)}"
         )
     return {str(name): _place(i, str(name), place) for name, place in value.items()}
 
@@ -168,8 +176,8 @@ def _place(i: int, name: str, value: Any) -> positions.Place:
         if clean is not None and corrupted is not None:
             return clean, corrupted
     raise PairsError(
-        f"record {i + 1}: span {name!r} must be a text, [first, end] characters, or a list of two "
-        f"of these for clean and corrupted, found {value!r}"
+        f"record {i + 1}: span {reading.quoted(name)} must be a text, [first, end] characters, or "
+        f"a list of two of these for clean and corrupted, found {reading.quoted(value)}"
     )
 
 
@@ -187,13 +195,14 @@ def _answer_list(i: int, column: str, value: Any) -> list[Answer]:
     """Answers of a record: texts as they stand, and token ids where the column is one of ids."""
     if column.endswith("_idx"):
         try:
-            parsed = json.loads(value) if isinstance(value, str) else value
+            parsed = reading.json_of(value) if isinstance(value, str) else value
             return [int(item) for item in (parsed if isinstance(parsed, list) else [parsed])]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise PairsError(
-                f"record {i + 1}: {column} must be a token id or a list of them, found {value!r}"
+                f"record {i + 1}: {column} must be a token id or a list of them, found "
+                f"{reading.quoted(value)}"
             ) from error
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, (str, int)) for item in items):
-        raise PairsError(f"record {i + 1}: {column} must be text, found {value!r}")
+        raise PairsError(f"record {i + 1}: {column} must be text, found {reading.quoted(value)}")
     return items

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from workbench.core import reading
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -68,7 +70,17 @@ def front(model: TransformerBridge) -> tuple[int, ...]:
 
 
 def bare(model: TransformerBridge, text: str) -> list[int]:
-    """Token ids of a text without special tokens."""
+    """Token ids of a text without special tokens.
+
+    Raises:
+        TokenizationError: If it holds half a character, which no tokenizer reads.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizationError(
+            f"{reading.quoted(text)} holds half a character (a lone surrogate): write it anew"
+        ) from error
     return model.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -82,8 +94,8 @@ def require_known(model: TransformerBridge, text: str) -> None:
         return
     words = [word for word in text.split() if _is_outside(model, word)] or [text]
     raise TokenizationError(
-        f"{', '.join(map(repr, words))} is outside the vocabulary of {model.cfg.model_name!r}: use "
-        "words that the model knows"
+        f"{reading.listed(map(reading.quoted, words))} is outside the vocabulary of "
+        f"{model.cfg.model_name!r}: use words that the model knows"
     )
 
 

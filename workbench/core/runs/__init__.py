@@ -10,7 +10,7 @@
    folder that it was read from; each question first compares these marks with the folders and reads
    again what differs. So an index that is missing, damaged, older, or out of step mends itself.
 4. A request is a hash over the kind of result, the model, what is asked, the versions and the code
-   that answers: an equal one is answered from the store.
+   that answers: an equal one is answered from the store. `answer` makes the request of a call.
 
 The root is the folder named by the environment variable WORKBENCH_RUNS, or `workbench/runs` in the
 user's data folder. A folder that is copied there, from another store or out of an exported ZIP, is
@@ -23,16 +23,22 @@ before `rebuild`.
 
 from __future__ import annotations
 
+from workbench.core.runs.answering import Answer, answer, ask
 from workbench.core.runs.folders import Run, RunStoreError
 from workbench.core.runs.identity import id_of, request_key, run_id
+from workbench.core.runs.spare import spare_allowed
 from workbench.core.runs.store import RunStore, default_root
 
 __all__ = [
+    "Answer",
     "Run",
     "RunStore",
     "RunStoreError",
+    "answer",
+    "ask",
     "default_root",
     "id_of",
     "request_key",
     "run_id",
+    "spare_allowed",
 ]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import filecmp
+import json
 import os
 import re
 import shutil
@@ -207,6 +209,27 @@ def read(folder: Path) -> Run:
         tags=facts.tags,
         requests=facts.requests,
     )
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same result, whenever and in what time each was made.
+
+    Args:
+        one: A result folder.
+        other: Another one.
+
+    Returns:
+        False also where one cannot be read.
+    """
+    try:
+        first, second = (json.loads((at / results.DOCUMENT).read_bytes()) for at in (one, other))
+        for document in (first, second):
+            for of_the_moment in ("created", "wall_time"):
+                document["fields"]["provenance"].pop(of_the_moment)
+        same = filecmp.cmp(one / results.ARRAYS, other / results.ARRAYS, shallow=False)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return same and first == second
 
 
 def mark(folder: str | os.PathLike[str]) -> str:

@@ -87,6 +87,18 @@ def code() -> str:
     return mark.hexdigest()
 
 
+def is_ours(module: str) -> bool:
+    """Whether `code` changes with the code of a module.
+
+    Args:
+        module: Its full name.
+
+    Returns:
+        True for the workbench's own that answer requests.
+    """
+    return any(module == package or module.startswith(f"{package}.") for package in _PACKAGES)
+
+
 def _hash(content: list[Any]) -> str:
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

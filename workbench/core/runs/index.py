@@ -202,7 +202,7 @@ def _add(index: sqlite3.Connection, run: str, mark: str, folder: Path) -> None:
     try:
         found = folders.read(folder)
     except folders.RunStoreError as error:
-        values = (run, mark, _sayable(str(error)))
+        values = (run, mark, sayable(str(error)))
         index.execute("INSERT INTO runs (id, mark, problem) VALUES (?, ?, ?)", values)
         return
     plain: dict[str, Any] = dataclasses.asdict(found)
@@ -214,16 +214,16 @@ def _add(index: sqlite3.Connection, run: str, mark: str, folder: Path) -> None:
         (
             run,
             mark,
-            *map(_sayable, (found.analysis, found.model, found.fingerprint, found.created, text)),
+            *map(sayable, (found.analysis, found.model, found.fingerprint, found.created, text)),
             record,
         ),
     )
     for table, values in (("tags", found.tags), ("requests", found.requests)):
-        rows = [(_sayable(value), run) for value in dict.fromkeys(values)]
+        rows = [(sayable(value), run) for value in dict.fromkeys(values)]
         index.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", rows)
 
 
-def _sayable(text: str) -> str:
+def sayable(text: str) -> str:
     """Text that UTF-8 has: half a character, which JSON may hold, becomes its number."""
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -20,14 +20,16 @@ import safetensors
 import safetensors.numpy
 
 from workbench.core import files, results
-from workbench.core.runs import folders, identity
+from workbench.core.runs import folders, identity, spare
 from workbench.core.runs.folders import Facts, Run, RunStoreError
-from workbench.core.runs.index import Index, run_of
+from workbench.core.runs.index import Index, run_of, sayable
 
 AnyResult = TypeVar("AnyResult", bound=results.Result)
 
 # Classes whose module may be imported to open a result.
 _OURS = re.compile(r"((?:analyses|workbench)(?:\.[a-z]\w*)+)\.[A-Z]\w*", re.ASCII)
+# What the system says where a disk is full, or may only be read.
+_UNWRITABLE = (OSError, safetensors.SafetensorError)
 # Nothing is written to a new result for so long, in seconds, unless its writer was killed.
 ABANDONED = 3600.0
 
@@ -50,6 +52,23 @@ class RunStore:
         self.root = (Path(root) if root is not None else default_root()).resolve()
         self._index = Index(self.root)
 
+    @property
+    def not_kept(self) -> str:
+        """Why new results are kept only as long as this process runs; empty where they are kept."""
+        return spare.not_kept(self.root)
+
+    def folder(self, run: str) -> Path:
+        """Where a run is, or would be.
+
+        Args:
+            run: Its id.
+
+        Returns:
+            A folder of this store, or of its spare one.
+        """
+        other = None if self._mark(run) else self._spare()
+        return self.root / run if other is None else other.folder(run)
+
     def put(
         self, result: results.Result, *, title: str, request: str = "", tags: Sequence[str] = ()
     ) -> str:
@@ -68,19 +87,43 @@ class RunStore:
         Raises:
             RunStoreError: If the folder cannot be written, or a tag is none.
         """
+        tags = folders.checked_tags(tags)
+        try:
+            return self._put(result, title, request, tags)
+        except RunStoreError as error:
+            if not spare.is_allowed() or not isinstance(error.__cause__, _UNWRITABLE):
+                raise
+            try:
+                other = RunStore(spare.make(self.root, str(error)))
+                return other._put(result, title, request, tags)
+            except (OSError, RunStoreError):
+                raise error from error.__cause__
+
+    def _put(self, result: results.Result, title: str, request: str, tags: tuple[str, ...]) -> str:
         run = identity.id_of(result.provenance)
         new = Facts(
             title=title,
-            tags=folders.checked_tags(tags),
+            tags=tags,
             requests=(request,) if request else (),
             code=identity.code(),
         )
         try:
             with results.written_beside(result, self.root / run) as scratch:
                 self._put_in_place(scratch, run, new)
-        except (results.ResultError, OSError) as error:
-            raise RunStoreError(f"the run could not be kept in {self.root}: {error}") from error
+        except results.ResultError as error:
+            raise RunStoreError(f"the run could not be kept in {self.root}: {error}") from (
+                error.__cause__ or error
+            )
+        except OSError as error:
+            raise self._not_kept(error) from error
         return run
+
+    def _not_kept(self, error: OSError) -> RunStoreError:
+        return RunStoreError(f"the run could not be kept in {self.root}: {files.reason(error)}")
+
+    def _spare(self) -> RunStore | None:
+        root = spare.spare_of(self.root)
+        return None if root is None else RunStore(root)
 
     def add(self, folder: str | os.PathLike[str], *, title: str = "") -> str:
         """Take in a folder that `Result.save` has written; the folder stays as it is.
@@ -120,13 +163,17 @@ class RunStore:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         except OSError as error:
-            raise RunStoreError(f"the run could not be kept in {self.root}: {error}") from error
+            raise self._not_kept(error) from error
         return run
 
     def _put_in_place(self, scratch: Path, run: str, new: Facts) -> None:
         with self._index.lock():
             folders.put_back(self.root)
-            new.after(folders.facts_of(self.root / run)).write(scratch)
+            old = folders.facts_of(self.root / run)
+            if not folders.is_same(scratch, self.root / run):
+                # What was answered with the old one is not answered with this one.
+                old = old.model_copy(update={"requests": ()})
+            new.after(old).write(scratch)
             results.put_in_place(scratch, self.root / run)
 
     def find(self, kind: type[AnyResult], run: str) -> AnyResult | None:
@@ -147,7 +194,8 @@ class RunStore:
             # Of a folder that was replaced meanwhile, half may have been the other one's.
             if folders.mark(self.root / run) == before:
                 return found
-        return None
+        other = self._spare()
+        return None if other is None else other.find(kind, run)
 
     def open(self, run: str) -> results.Result | None:
         """A stored result of any kind.
@@ -190,7 +238,8 @@ class RunStore:
             found = self.find(kind, run)
             if found is not None:
                 return run, found
-        return None
+        other = self._spare()
+        return None if other is None else other.answered(kind, request)
 
     def run(self, run: str) -> Run | None:
         """What is known of a stored result without opening it.
@@ -201,9 +250,14 @@ class RunStore:
         Returns:
             The run, or None where there is none or it is damaged.
         """
+        if not folders.is_id(run):
+            return None
         query = "SELECT record FROM runs WHERE id = ? AND problem = ''"
         found = self._index.ask(lambda index: index.execute(query, (run,)).fetchone())
-        return run_of(found[0]) if found else None
+        if found:
+            return run_of(found[0])
+        other = self._spare()
+        return None if other is None else other.run(run)
 
     def runs(
         self,
@@ -245,14 +299,29 @@ class RunStore:
             ("substr(created, 1, 10) <= ?", until and f"{until:%Y-%m-%d}"),
             *(("instr(text, ?) > 0", word) for word in (text or "").casefold().split()),
         ]
-        given = [(condition, value) for condition, value in asked if value is not None]
+        given = [(condition, sayable(value)) for condition, value in asked if value is not None]
         found = self._index.ask(lambda index: _records(index, given))
         fitting = json.loads(json.dumps(parameters or {}))
-        return [
+        chosen = [
             run
             for run in map(run_of, found)
             if all(run.parameters.get(name) == value for name, value in fitting.items())
         ]
+        other = self._spare()
+        if other is None:
+            return chosen
+        more = other.runs(
+            analysis,
+            fingerprint=fingerprint,
+            model=model,
+            parameters=parameters,
+            tag=tag,
+            text=text,
+            since=since,
+            until=until,
+            beginning=beginning,
+        )
+        return sorted([*more, *chosen], key=lambda run: run.created, reverse=True)
 
     def known(self) -> dict[str, list[str]]:
         """What runs can be chosen by.
@@ -272,7 +341,10 @@ class RunStore:
                 for name, query in queries.items()
             }
 
-        return self._index.ask(ask)
+        known = self._index.ask(ask)
+        other = self._spare()
+        more = {} if other is None else other.known()
+        return {name: sorted({*found, *more.get(name, ())}) for name, found in known.items()}
 
     def unreadable(self) -> dict[str, str]:
         """Folders that are damaged, with the reason; they are kept, and in no list."""
@@ -312,20 +384,27 @@ class RunStore:
             RunStoreError: If there is no such run, or it cannot be deleted.
         """
         with self._changing(run) as folder:
-            aside = Path(tempfile.mkdtemp(prefix=folders.DELETED, dir=self.root))
+            aside = Path(tempfile.mkdtemp(prefix=folders.DELETED, dir=folder.parent))
             folder.rename(aside / run)
             shutil.rmtree(aside)
 
     @contextlib.contextmanager
     def _changing(self, run: str) -> Generator[Path]:
         """The folder of a run that is there, while nobody else may change it."""
+        other = self._spare()
         if not self._mark(run):
-            raise RunStoreError(f"no run {run[:40]!a} is stored in {self.root}")
+            if other is None:
+                raise RunStoreError(f"no run {run[:40]!a} is stored in {self.root}")
+            with other._changing(run) as folder:
+                yield folder
+            return
         try:
             with self._index.lock():
                 yield self.root / run
         except OSError as error:
-            raise RunStoreError(f"the run {run} could not be changed: {error}") from error
+            raise RunStoreError(
+                f"the run {run} could not be changed: {files.reason(error)}"
+            ) from error
 
     def export(self, runs: Sequence[str], path: str | os.PathLike[str]) -> Path:
         """Write the folders of runs into a ZIP archive, which appears once it is whole.
@@ -354,7 +433,7 @@ class RunStore:
                 for run in chosen:
                     self._archive(run, archive)
         except OSError as error:
-            raise RunStoreError(f"cannot write {target}: {error.strerror or error}") from error
+            raise RunStoreError(f"cannot write {target}: {files.reason(error)}") from error
         return target
 
     def _archive(self, run: str, archive: zipfile.ZipFile) -> None:
@@ -371,6 +450,9 @@ class RunStore:
                         with archive.open(f"{run}/{name}", "w", force_zip64=True) as entry:
                             shutil.copyfileobj(source, entry)
                     return
+        other = self._spare()
+        if other is not None:
+            return other._archive(run, archive)
         raise RunStoreError(f"no run {run[:40]!a} is stored in {self.root}")
 
     def rebuild(self, *, abandoned: float | int = ABANDONED) -> int:
@@ -395,7 +477,9 @@ class RunStore:
                 folders.put_back(self.root)
                 folders.remove_left(self.root, abandoned)
         except OSError as error:
-            raise RunStoreError(f"the store {self.root} cannot be rebuilt: {error}") from error
+            raise RunStoreError(
+                f"the store {self.root} cannot be rebuilt: {files.reason(error)}"
+            ) from error
         return len(self.runs())
 
     def _mark(self, run: str) -> str:
