@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench.core import runs
     from workbench.core.models.card import fingerprint, list_models, model_card
+    from workbench.core.models.native import save_native
     from workbench.core.models.sources import load_model
     from workbench.core.prompts.concepts import Concept
     from workbench.core.prompts.corpus import Corpus
     from workbench.core.prompts.pairs import ContrastPairs
+    from workbench.ui.serving import show
 
 __version__ = "0.1.0"
 
@@ -33,6 +35,8 @@ __all__ = [
     "load_model",
     "model_card",
     "runs",
+    "save_native",
+    "show",
 ]
 
 _HOMES = {
@@ -43,6 +47,8 @@ _HOMES = {
     "list_models": "workbench.core.models.card",
     "load_model": "workbench.core.models.sources",
     "model_card": "workbench.core.models.card",
+    "save_native": "workbench.core.models.native",
+    "show": "workbench.ui.serving",
 }
 # Names that are modules themselves.
 _MODULES = {"runs": "workbench.core.runs"}

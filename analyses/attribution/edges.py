@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import einops
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -404,8 +405,13 @@ class _Batch:
             embedding = base if step == steps else source + (base - source) * (step / steps)
             _, gradient = graphs.gradients(self._decoder, self._graph, embedding, self.metric)
             average = average + gradient / steps
-        gaps = (self.source.outputs - self.base.outputs).transpose(0, 1).flatten(2)
-        products = gaps @ average.transpose(0, 1).flatten(2).transpose(1, 2)
+        gaps = einops.rearrange(
+            self.source.outputs - self.base.outputs,
+            "sender batch position d_model -> batch sender (position d_model)",
+        )
+        products = gaps @ einops.rearrange(
+            average, "receiver batch position d_model -> batch (position d_model) receiver"
+        )
         return np.where(self._graph.allowed, _numbers(products), 0.0)
 
     def exact(self, edges: Sequence[str]) -> Float[np.ndarray, "batch edge"]:

@@ -51,7 +51,7 @@ from analyses.grokking import swapping
 from analyses.grokking.drops import Drops
 from workbench.core import evidence, plots, results
 from workbench.core.engine import preflight, running
-from workbench.core.models import card, sources
+from workbench.core.models import card
 from workbench.core.modular.run import TrainingRun
 from workbench.core.modular.tasks import Task
 
@@ -356,7 +356,6 @@ def what_changed(
             after,
             analysis=ANALYSIS,
             parameters={
-                "before": sources.source_of(before).name,
                 "before_fingerprint": card.fingerprint(before),
                 "data": prompts.name,
                 "n": len(prompts.tokens),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 import os
 import re
@@ -26,6 +25,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from workbench.core import reading
 
 LEAST_POINTS = 20
 LARGEST_FILE = 200 * 2**20
@@ -208,8 +209,8 @@ def _csv_rows(text: str, place: Path) -> list[dict[str, Any]]:
 def _json_rows(text: str, place: Path) -> list[dict[str, Any]]:
     """Rows of JSON lines, of a list of objects, or of a trainer's state."""
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
+        whole = reading.json_of(text)
+    except reading.UnreadableError:
         whole = [_json_line(line, n, place) for n, line in enumerate(text.splitlines(), 1)]
         whole = [row for row in whole if row is not None]
     if isinstance(whole, dict):
@@ -226,8 +227,8 @@ def _json_line(line: str, number: int, place: Path) -> Any:
     if not line.strip():
         return None
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return reading.json_of(line)
+    except reading.UnreadableError as error:
         raise CurveError(f"{place.name}, line {number} is no JSON object: {error}") from error
 
 

@@ -174,8 +174,8 @@ def train(
         The lens.
 
     Raises:
-        ValueError: If a number is out of range, or the model's output is not its final norm and
-            unembedding.
+        ValueError: If a number is out of range, the model's output is not its final norm and
+            unembedding, or the training diverges.
     """
     started = time.perf_counter()
     report = progress or running.no_progress
@@ -198,10 +198,12 @@ def train(
         if translators is None:
             translators = _Translators(stream, float(learning_rate), float(weight_decay))
         losses[step] = translators.step(through, stream, final, 1 - step / steps)
+        _require_finite(losses[step], "loss", step, learning_rate)
         rows.update(batch.rows.tolist())
         read += int(batch.real.sum())
     assert translators is not None
     weights, biases = translators.folded()
+    _require_finite(weights, "translator", steps - 1, learning_rate)
     return TunedLens(
         provenance=results.provenance(
             model,
@@ -225,6 +227,15 @@ def train(
         n_tokens=read,
         trained_rows=np.unique(texts.marks(corpus, sorted(rows))),
     )
+
+
+def _require_finite(values: np.ndarray, what: str, step: int, learning_rate: float | int) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"the {what} of {int((~np.isfinite(values)).reshape(len(values), -1).any(1).sum())} "
+            f"layers is no longer a number at step {step}: training has diverged; lower the "
+            f"learning rate (now {learning_rate:g})"
+        )
 
 
 def training_seconds(

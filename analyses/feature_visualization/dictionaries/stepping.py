@@ -257,6 +257,7 @@ class Training:
             self.trainer.maybe_reset_sparsity()
             output = self.trainer.step(batch)
         self.trainer.n_training_steps += 1
+        self._require_finite(float(output.loss.detach()), "loss")
         every = max(1, self._setup.steps // _POINTS)
         if self.step % every and self.step != self._setup.steps:
             return False
@@ -276,10 +277,12 @@ class Training:
                 float(self.trainer.dead_neurons.float().mean()),
             )
         )
-        if not math.isfinite(self.curve[-1][1]):
+
+    def _require_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
             raise DictionaryError(
-                f"the loss is {self.curve[-1][1]} at step {self.step}: training has diverged; "
-                "lower the learning rate"
+                f"the {what} is {value} at step {self.step}: training has diverged; lower the "
+                "learning rate (the checkpoint that was last written is whole)"
             )
 
     def _note(self) -> str:
@@ -362,10 +365,18 @@ class Training:
         return {name: value.cpu().numpy() for name, value in state.items()}, config, frequency
 
     def save(self) -> None:
-        """Write everything that going on depends on, if there is a place for it."""
+        """Write everything that going on depends on, if there is a place for it.
+
+        Raises:
+            DictionaryError: If it cannot be written, or is no longer made of numbers; what was
+                written before stays as it is.
+        """
         if self._file is None:
             return
         trainer = self.trainer
+        # A step whose loss was a number may have led to weights that are none.
+        squares = [value.double().square().sum() for value in trainer.sae.state_dict().values()]
+        self._require_finite(float(sum(squares)), "sum of squared weights")
         optimizer = trainer.optimizer.state_dict()
         tensors = {f"sae/{name}": value for name, value in trainer.sae.state_dict().items()}
         for index, moments in optimizer["state"].items():
@@ -384,7 +395,12 @@ class Training:
         }
         on_disk = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         content = safetensors.torch.save(on_disk, {"described": json.dumps(described)})
-        files.write_whole(self._file, content)
+        try:
+            files.write_whole(self._file, content)
+        except OSError as error:
+            raise DictionaryError(
+                f"the training could not be kept as {self._file}: {files.reason(error)}"
+            ) from error
 
     def _load(self, file: Path) -> None:
         """Go back to where a checkpoint stood."""

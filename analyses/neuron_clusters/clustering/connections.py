@@ -27,6 +27,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import einops
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -263,7 +264,7 @@ def _network_spaces(population: Population) -> dict[str, np.ndarray]:
     written: list[np.ndarray] = []
     for _, senders, weights in _readers(population):
         rows = np.zeros((len(population), weights.shape[0] * weights.shape[2]), dtype=np.float32)
-        rows[senders] = weights.transpose(1, 0, 2).reshape(len(senders), -1)
+        rows[senders] = einops.rearrange(weights, "reader sender spot -> sender (reader spot)")
         written.append(rows)
     if not read or not written:
         raise ValueError(

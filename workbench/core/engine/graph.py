@@ -29,6 +29,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import einops
 import networkx as nx
 import numpy as np
 import torch
@@ -477,10 +478,15 @@ class _Chunk:
                     self._less[i, index] = value - self._off[index]
 
     def _heads(self, block: parts.Layer, reads: Tensor) -> Tensor:
-        runs = reads.shape[0]
-        own = reads.permute(0, 2, 3, 1, 4).flatten(0, 1)
+        own = einops.rearrange(
+            reads, "run reader batch position d_model -> (run batch) position reader d_model"
+        )
         z = _attend(block, self._graph, own)[-1]
-        return block.head_outputs(z).unflatten(0, (runs, -1)).permute(0, 3, 1, 2, 4)
+        return einops.rearrange(
+            block.head_outputs(z),
+            "(run batch) position head d_model -> run head batch position d_model",
+            run=reads.shape[0],
+        )
 
 
 class _Constants:
@@ -571,7 +577,8 @@ def _by_receiver(
     """Gradients of attention inputs, MLP inputs, …, and the last position, one after another."""
     rows: list[Tensor] = []
     for own, middle in zip(found[:-1:2], found[1:-1:2], strict=True):
-        rows += [own.permute(2, 0, 1, 3), middle[None]]
+        rows += [einops.rearrange(own, "batch position reader ... -> reader batch position ...")]
+        rows += [middle[None]]
     end = torch.zeros_like(like)
     end[:, -1] = found[-1]
     return torch.cat([*rows, end[None]])
@@ -604,7 +611,8 @@ def _outputs(
     def written() -> Iterator[Tensor]:
         yield kept.resid[0][None]
         for block, z, mlp_out in zip(decoder.layers, kept.z, kept.mlp_out, strict=True):
-            yield block.head_outputs(z).permute(2, 0, 1, 3)
+            of_heads = block.head_outputs(z)
+            yield einops.rearrange(of_heads, "batch position head ... -> head batch position ...")
             yield mlp_out[None]
 
     return torch.cat(list(written()))

@@ -136,6 +136,15 @@ def fingerprint(model: TransformerBridge) -> str:
     return made
 
 
+def forget_fingerprint(model: TransformerBridge) -> None:
+    """Read every weight again for the next fingerprint, also where a write left no trace.
+
+    Args:
+        model: Any bridge; PyTorch does not count what is written through `weight.data`.
+    """
+    _fingerprints.pop(model, None)
+
+
 def digest(configuration: str, named: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Sha256 over a configuration and named tensors; devices do not matter.
 

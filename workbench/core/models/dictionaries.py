@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.models import card, sources
+from workbench.core.models import card, checksums, folders, sources
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -96,13 +96,16 @@ def load_dictionary(folder: str | os.PathLike[str], *, device: str = "cpu") -> A
             f"{place} is no folder of a sparse autoencoder: {' and '.join(missing)} of sae-lens "
             f"{'is' if len(missing) == 1 else 'are'} not there"
         )
+    checksums.require(place)
     import sae_lens
 
     try:
         made = sae_lens.SAE.load_from_disk(place, device=device)
     # What is wrong in such a file comes as any kind of error.
     except Exception as error:
-        raise ValueError(f"{place} cannot be read as a sparse autoencoder: {error}") from error
+        raise ValueError(
+            f"{place} cannot be read as a sparse autoencoder: {folders.first_line(error)}"
+        ) from error
     return made.eval().requires_grad_(False)
 
 
@@ -134,5 +137,7 @@ def load_release(release: str, sae_id: str, *, device: str = "cpu") -> Any:
         ) from error
     # What is wrong in such a file comes as any kind of error.
     except Exception as error:
-        raise ValueError(f"{sae_id!r} of {release!r} cannot be loaded: {error}") from error
+        raise ValueError(
+            f"{sae_id!r} of {release!r} cannot be loaded: {folders.first_line(error)}"
+        ) from error
     return made.eval().requires_grad_(False)

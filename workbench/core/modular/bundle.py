@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from jaxtyping import Float, Float32, Int16, UInt8
 
-from workbench.core.models import card
+from workbench.core.models import card, checksums
 from workbench.core.modular import network
 from workbench.core.modular import recipe as recipes
 
@@ -133,7 +133,12 @@ class Trajectory:
 
     @classmethod
     def open(cls, folder: Path) -> Trajectory:
-        """Read everything but the weights."""
+        """Read everything but the weights.
+
+        Raises:
+            ChangedFileError: If it came with the workbench and is damaged.
+        """
+        checksums.require(folder / TRAJECTORY)
         with safetensors.safe_open(folder / TRAJECTORY, framework="numpy") as file:
             described = json.loads(file.metadata()["described"])
             names = [name for name in file.keys() if name.startswith("curves/")]
@@ -145,6 +150,7 @@ class Trajectory:
     def weights(self, step: int) -> network.Weights:
         """Weights of a checkpoint."""
         if step == self.steps[-1]:
+            checksums.require(self.folder / "model.safetensors")
             return safetensors.torch.load_file(self.folder / "model.safetensors")
         with safetensors.safe_open(self.folder / TRAJECTORY, framework="numpy") as file:
             names = {name.split("/")[2] for name in file.keys() if name.startswith(f"{step}/")}

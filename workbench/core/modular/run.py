@@ -31,7 +31,7 @@ import safetensors.torch
 import torch
 from jaxtyping import Float
 
-from workbench.core import files, runs
+from workbench.core import files, reading, runs
 from workbench.core.modular import bundle, network, tasks
 from workbench.core.modular import recipe as recipes
 from workbench.core.modular.curves import Curves
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _KINDS = ("weights", "first_moments", "second_moments", "slow_gradients")
+# Of what is said of a damaged run.
+_LONGEST = 400
 _CHECKPOINT = re.compile(r"(\d+)\.safetensors")
 
 
@@ -178,7 +180,13 @@ class TrainingRun:
 
     def snapshot(self, step: int) -> network.Snapshot:
         """What a checkpoint's measures are made from; see `network.snapshot`."""
-        return network.snapshot(self.weights(step), self.task, self.recipe.n_heads)
+        try:
+            return network.snapshot(self.weights(step), self.task, self.recipe.n_heads)
+        except (LookupError, TypeError, RuntimeError) as error:
+            raise RunError(
+                f"the checkpoint of step {step} in {self.folder} is no network of the task and "
+                f"recipe in its run.json: {reading.plain(str(error), _LONGEST)}"
+            ) from error
 
     def model(self, step: int | None = None) -> TransformerBridge:
         """A checkpoint as a model for every analysis.
@@ -329,6 +337,8 @@ def claimed(
                 raise RunError(
                     f"another process trains in {folder}: wait for it or stop it"
                 ) from error
+            except OSError as error:
+                raise RunError(f"cannot write to {folder}: {files.reason(error)}") from error
         yield
 
 
@@ -341,7 +351,7 @@ def _prepare(folder: Path, task: tasks.Task, recipe: recipes.Recipe) -> None:
                 folder / "run.json", json.dumps({"format": 1, **asked}, indent=1).encode()
             )
     except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+        raise RunError(f"cannot write to {folder}: {files.reason(error)}") from error
     if _read_asked(folder) != (task, recipe):
         raise RunError(
             f"{folder} holds another run: choose another folder, or its own task and recipe"
@@ -350,26 +360,47 @@ def _prepare(folder: Path, task: tasks.Task, recipe: recipes.Recipe) -> None:
 
 def _read_asked(folder: Path) -> tuple[tasks.Task, recipes.Recipe]:
     try:
-        document = json.loads((folder / "run.json").read_text())
+        document = reading.json_of((folder / "run.json").read_bytes())
         return tasks.Task(**document["task"]), recipes.Recipe(**document["recipe"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder} is not a training run or is damaged: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        why = reading.plain(str(error), _LONGEST)
+        raise RunError(f"{folder} is not a training run or is damaged: {why}") from error
 
 
 def write_checkpoint(folder: Path, step: int, weights: network.Weights) -> None:
-    """Keep the weights of a step."""
-    files.write_whole(
-        folder / "checkpoints" / f"{step}.safetensors", safetensors.torch.save(weights)
-    )
+    """Keep the weights of a step.
+
+    Raises:
+        RunError: If they cannot be written; what was kept before stays as it is.
+    """
+    _write(folder / "checkpoints" / f"{step}.safetensors", safetensors.torch.save(weights))
 
 
 def write_live(folder: Path, curves: Curves) -> None:
-    """Show the curves so far to whoever looks on."""
-    files.write_whole(folder / "live.safetensors", safetensors.numpy.save(curves.arrays()))
+    """Show the curves so far to whoever looks on.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    _write(folder / "live.safetensors", safetensors.numpy.save(curves.arrays()))
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        files.write_whole(path, content)
+    except OSError as error:
+        raise RunError(
+            f"the training could not be kept as {path}: {files.reason(error)}; what was kept "
+            "before is whole, and the same training goes on from there"
+        ) from error
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Keep what going on depends on, and the curves with it."""
+    """Keep what going on depends on, and the curves with it.
+
+    Raises:
+        RunError: If it cannot be written; what was kept before stays as it is.
+    """
     tensors = {
         f"{kind}/{name}": value for kind in _KINDS for name, value in getattr(state, kind).items()
     }
@@ -382,7 +413,7 @@ def write_state(folder: Path, state: State) -> None:
         *state.checkpoint_point,
     ]
     tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
-    files.write_whole(folder / "state.safetensors", safetensors.torch.save(tensors))
+    _write(folder / "state.safetensors", safetensors.torch.save(tensors))
     write_live(folder, state.curves)
 
 

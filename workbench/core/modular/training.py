@@ -187,11 +187,7 @@ class _Group:
         if not self.step:
             self._measure()
         for seed, value in zip(self.seeds, self._networks.take_step(self.step), strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the training loss of {seed.task.name} is {value} at step {self.step}: it has "
-                    "diverged; lower the learning rate or the initial scale"
-                )
+            _require_finite(value, "training loss", seed, self.step)
             seed.state.curves.add_train(value)
         self.step += 1
         if self.step % TEST_EVERY == 0 or self.step == self._recipe.steps:
@@ -201,6 +197,8 @@ class _Group:
         """Test every seed, and keep a checkpoint of those that have moved."""
         for i, (test_loss, accuracy) in enumerate(self._networks.test()):
             seed, weights = self.seeds[i], self._networks.weights(i)
+            # Before anything is kept: what was kept last is what can be gone on from.
+            _require_finite(test_loss, "test loss", seed, self.step)
             seed.state.step = self.step
             squares = network.squared_weights(weights)
             seed.state.curves.add_test(self.step, test_loss, accuracy, squares)
@@ -224,7 +222,22 @@ class _Group:
         for i, seed in enumerate(self.seeds):
             seed.state.step = self.step
             self._networks.store(i, seed.state)
+            # A step whose loss was a number may have led to weights that are none.
+            _require_finite(
+                network.squared_weights(seed.state.weights),
+                "sum of squared weights",
+                seed,
+                self.step,
+            )
             run.write_state(seed.folder, seed.state)
+
+
+def _require_finite(value: float, what: str, seed: _Seed, step: int) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {what} of {seed.task.name} is {value} at step {step}: it has diverged; lower the "
+            "learning rate or the initial scale (what was kept before this step is whole)"
+        )
 
 
 # Takes turns with groups that wait, until each stands at a step.

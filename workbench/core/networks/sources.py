@@ -11,14 +11,17 @@ import dataclasses
 import json
 import os
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 import safetensors
 import safetensors.torch
+import torch
 
-from workbench.core.models import card
+from workbench.core import files, reading
+from workbench.core.models import card, checksums
 from workbench.core.networks import architectures
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ BUNDLED = Path(__file__).parent / "bundled"
 _FORMAT = "workbench-network"
 # Folder of a bundled network's other trainings.
 _RETRAINED = "retrained"
+# Of what a library says.
+_LONGEST = 400
 
 _names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -125,8 +130,10 @@ def is_network(folder: str | os.PathLike[str]) -> bool:
         True if `load_network` is the one to open it, damaged or not.
     """
     try:
-        document = json.loads((Path(folder).expanduser() / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        place = Path(folder).expanduser()
+        document = reading.json_of((place / "config.json").read_bytes())
+    # What can be no name of a folder is none of a network.
+    except (OSError, ValueError, RuntimeError):
         return False
     return isinstance(document, dict) and document.get("format") == _FORMAT
 
@@ -146,13 +153,20 @@ def load_network(name: str | os.PathLike[str], *, device: str = "cpu") -> Hooked
     """
     text = os.fspath(name)
     bundled = text in list_networks()
-    folder = BUNDLED / text if bundled else Path(text).expanduser()
-    if not bundled and not (text and (folder / "config.json").is_file()):
+    folder = BUNDLED / text if bundled else files.folder_of(text) if text else None
+    if folder is None or not (folder / "config.json").is_file():
         raise NetworkError(_unknown(text))
-    network = architectures.build(_read_config(folder / "config.json"))
     weights = folder / "model.safetensors"
     try:
-        network.load_state_dict(safetensors.torch.load_file(weights))
+        checksums.require(folder)
+    except checksums.ChangedFileError as error:
+        raise NetworkError(str(error)) from error
+    config = _read_config(folder / "config.json")
+    try:
+        found = safetensors.torch.load_file(weights)
+        _require_shapes(config, found)
+        network = architectures.build(config)
+        network.load_state_dict(found)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise NetworkError(
             f"{weights} does not hold the weights that its config.json describes: "
@@ -234,16 +248,18 @@ def _folder_name(folder: Path) -> str:
 
 def _unknown(name: str) -> str:
     return (
-        f"no bundled network is called {name!r} and no folder of that name holds a network; the "
-        f"bundled networks are {', '.join(list_networks())}"
+        f"no bundled network is called {reading.quoted(name)} and no folder of that name holds a "
+        f"network; the bundled networks are {', '.join(list_networks())}"
     )
 
 
 def _read_config(path: Path) -> architectures.Config:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = reading.json_of(path.read_bytes())
         if document["format"] != _FORMAT:
-            raise NetworkError(f"{path} is of format {document['format']!r}, expected {_FORMAT!r}")
+            raise NetworkError(
+                f"{path} is of format {reading.quoted(document['format'])}, expected {_FORMAT!r}"
+            )
         kind = architectures.KINDS[document["architecture"]]
         checked = pydantic.TypeAdapter(kind).validate_python(
             document["config"], strict=False, extra="forbid"
@@ -252,10 +268,22 @@ def _read_config(path: Path) -> architectures.Config:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NetworkError(f"{path} does not describe a network: {reason}") from error
+        raise NetworkError(
+            f"{path} does not describe a network: {reading.plain(reason, _LONGEST)}"
+        ) from error
     if any(number < 1 for number in _numbers(checked)):
         raise NetworkError(f"{path} describes a network with a size below 1")
     return checked
+
+
+def _require_shapes(config: architectures.Config, found: Mapping[str, torch.Tensor]) -> None:
+    """Refuse sizes that the weights do not have, before anything of these sizes is made."""
+    with torch.device("meta"):
+        wanted = architectures.build(config).state_dict()
+    for name, value in wanted.items():
+        if name not in found or found[name].shape != value.shape:
+            there = tuple(found[name].shape) if name in found else "nothing"
+            raise RuntimeError(f"{name} is {there}, expected {tuple(value.shape)}")
 
 
 def _numbers(config: architectures.Config) -> list[int]:
