@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import analyses
-from analyses import activation_patching, weights
+from analyses import weights
 from workbench.core.models import sources
 from workbench.core.planted import known_features, word_level
 from workbench.report.document import Recovered, SelfTest
-from workbench.report.selftest import checking, patching, run, selftest
+from workbench.report.selftest import CHECKS, checking, circuits, heads, patching, run, selftest
 from workbench.report.selftest import weights as weight_checks
 
 # An analysis is a module, or a package of modules.
@@ -25,6 +25,66 @@ ANALYSES = sorted(
     for path in Path(analyses.__path__[0]).iterdir()
     if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").is_file()
 )
+
+_OPENS = "opens what is on disk"
+_WRITES_DOWN = "writes down what determines a result, from which a stored one is found"
+_DRAWS = "draws what `attribute` found, which has rows"
+_CHECKS = "checks prompts before a run; what runs them has rows"
+_READS = "reads a name or a prompt, and measures nothing"
+_CHOOSES = "chooses what an analysis is given where nothing is asked for"
+_ESTIMATES = "estimates a time, which no model tells beforehand"
+# Public functions that are no analysis of a model, and why.
+NO_ANALYSIS = {
+    "activation_patching.check": _CHECKS,
+    "activation_patching.comparison_parameters": _WRITES_DOWN,
+    "activation_patching.mark_of": _WRITES_DOWN,
+    "activation_patching.parameters": _WRITES_DOWN,
+    "attention.scoring_seconds": _ESTIMATES,
+    "attention.usual_length": _CHOOSES,
+    "attention.usual_tokens": _CHOOSES,
+    "circuits.parameters": _WRITES_DOWN,
+    "contributions.counterpart": _READS,
+    "contributions.edge_or_node": _READS,
+    "direct_attribution.head_bars": _DRAWS,
+    "direct_attribution.neuron_bars": _DRAWS,
+    "direct_attribution.positions": _DRAWS,
+    "direct_attribution.sources": _DRAWS,
+    "direct_attribution.unit_of": _READS,
+    "direct_attribution.waterfall": _DRAWS,
+    "grokking.bundled_run": _OPENS,
+    "grokking.columns_of": _OPENS,
+    "grokking.open_run": _OPENS,
+    "grokking.read_curve": _OPENS,
+    "grokking.recipe": _CHOOSES,
+    "grokking.stored_runs": _OPENS,
+    "logit_lens.training_seconds": _ESTIMATES,
+    "path_patching.check": _CHECKS,
+    "path_patching.parameters": _WRITES_DOWN,
+}
+
+
+def public_functions(name: str) -> set[str]:
+    """What an analysis offers; a module without a list offers what is defined in it."""
+    module = importlib.import_module(f"analyses.{name}")
+    functions = dict(inspect.getmembers(module, inspect.isfunction))
+    own = [one for one, value in functions.items() if value.__module__ == module.__name__]
+    offered = getattr(module, "__all__", own)
+    return {f"{name}.{one}" for one in offered if one in functions and not one.startswith("_")}
+
+
+def without_a_row() -> set[str]:
+    named = {check.analysis for check in CHECKS}
+    return set().union(*map(public_functions, ANALYSES)) - named
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise ZeroDivisionError("nothing\n  to divide by")
+
+
+def breaks(monkeypatch: pytest.MonkeyPatch, analysis: str) -> None:
+    """Let an analysis raise."""
+    package, function = analysis.split(".")
+    monkeypatch.setattr(importlib.import_module(f"analyses.{package}"), function, broken)
 
 
 class Stopped(Exception):
@@ -59,9 +119,21 @@ def test_everything_that_was_planted_is_recovered(found: SelfTest) -> None:
     assert found.seconds > 0
 
 
+def test_every_public_analysis_has_a_row_or_a_reason_why_it_has_none() -> None:
+    # A new analysis needs a row in `workbench.report.selftest`; a reason that is no longer needed
+    # has to go.
+    assert without_a_row() == set(NO_ANALYSIS)
+
+
+def test_an_analysis_without_a_row_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "newcomer", broken, raising=False)
+    monkeypatch.setattr(weights, "__all__", [*weights.__all__, "newcomer"])
+    assert without_a_row() - set(NO_ANALYSIS) == {"weights.newcomer"}
+
+
 @pytest.mark.parametrize("name", ANALYSES)
-def test_every_analysis_has_a_row(found: SelfTest, name: str) -> None:
-    assert any(row.analysis.split(".")[0] == name for row in found.rows)
+def test_every_package_of_analyses_has_a_row(name: str) -> None:
+    assert any(check.analysis.split(".")[0] == name for check in CHECKS)
 
 
 def test_a_row_names_a_public_function_and_has_a_number_beside_its_bound(found: SelfTest) -> None:
@@ -79,14 +151,30 @@ def test_a_row_names_a_public_function_and_has_a_number_beside_its_bound(found: 
     "analysis",
     [
         "activation_patching.patch",
+        "activation_patching.inspect_cell",
         "activations.outlier_dimensions",
         "attention.score_heads",
         "circuits.faithfulness",
+        "circuits.inspect_edge",
+        "contributions.state_tokens",
         "feature_visualization.believe",
+        "feature_visualization.compare_input_with_data",
+        "feature_visualization.compare_with_examples",
+        "feature_visualization.dictionary_quality",
+        "feature_visualization.match_variables",
+        "feature_visualization.neighbours",
+        "feature_visualization.steered_text",
+        "feature_visualization.token_triggers",
         "grokking.detect_drops",
         "grokking.fourier",
+        "grokking.sweep",
+        "grokking.train",
+        "grokking.what_changed_at",
+        "logit_lens.compare",
         "neuron_clusters.find_clusters",
+        "neuron_clusters.grow",
         "neuron_clusters.localize",
+        "weights.compare",
     ],
 )
 def test_where_nothing_was_planted_nothing_is_found(found: SelfTest, analysis: str) -> None:
@@ -126,19 +214,44 @@ class TestBroken:
     def test_an_analysis_that_raises_is_a_row_that_is_not_right(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def broken(*_: Any, **__: Any) -> Any:
-            raise ZeroDivisionError("nothing\n  to divide by")
-
-        monkeypatch.setattr(activation_patching, "patch", broken)
+        breaks(monkeypatch, "activation_patching.patch")
         found = run(patching.CHECKS, device="cpu")
         patched = [row for row in found.rows if row.analysis == "activation_patching.patch"]
         assert not found.passed
         assert {row.right for row in patched} == {False}
         assert {row.recovered for row in patched} == {"ZeroDivisionError: nothing to divide by"}
         assert {row.measured for row in patched} == {None}
-        # The others go on.
+        # The others go on, but for those that read what it found.
         others = [row for row in found.rows if row not in patched]
-        assert others and all(row.right for row in others if "compare" not in row.analysis)
+        wrong = {row.analysis for row in others if not row.right}
+        assert wrong == {"activation_patching.compare_like", "activation_patching.inspect_cell"}
+
+    @pytest.mark.parametrize(
+        ("analysis", "checks"),
+        [
+            ("attention.one_head", heads.CHECKS),
+            ("circuits.areas", circuits.CHECKS),
+            ("path_patching.path_patch", patching.CHECKS),
+            ("weights.compare", weight_checks.CHECKS),
+        ],
+    )
+    def test_exactly_its_own_rows_are_not_right(
+        self, monkeypatch: pytest.MonkeyPatch, analysis: str, checks: tuple[checking.Check, ...]
+    ) -> None:
+        breaks(monkeypatch, analysis)
+        found = run(checks, device="cpu")
+        wrong = [(row.analysis, row.planted) for row in found.rows if not row.right]
+        assert wrong == [(one.analysis, one.planted) for one in checks if one.analysis == analysis]
+        assert wrong
+
+    def test_a_row_puts_its_planted_truth_through_the_analysis_that_it_names(self) -> None:
+        models = checking.Models("cpu")
+        for check in CHECKS:
+            with pytest.MonkeyPatch.context() as patch:
+                breaks(patch, check.analysis)
+                row = checking.row(check, models)
+            # What comes before it in the row is as it was, and what is broken is what stopped it.
+            assert row.recovered == "ZeroDivisionError: nothing to divide by", check
 
     def test_an_analysis_that_is_a_little_off_is_not_right(
         self, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,8 @@
 
 1. Models whose answer is known by construction (`workbench.core.planted`) are put on the device
    that is asked for: circuits, neurons, clusters, waves; and models in which nothing was planted.
-2. Each goes through the analyses as a user's model would; one module here for each capability.
+2. Each goes through every public analysis as a user's model would; one module here for each
+   capability. What opens files, draws or estimates a time is no analysis, and has no row.
 3. What was planted and what was found stand side by side, a row each, with the number that decides
    and its bound. An analysis that fails is a row that is not right.
 
@@ -21,11 +22,14 @@ from workbench.report.selftest import (
     checking,
     circuits,
     clusters,
+    dictionaries,
     features,
     grokking,
     heads,
     inspecting,
+    optimizing,
     patching,
+    training,
     weights,
 )
 
@@ -36,8 +40,11 @@ CHECKS: tuple[checking.Check, ...] = (
     *heads.CHECKS,
     *weights.CHECKS,
     *features.CHECKS,
+    *optimizing.CHECKS,
+    *dictionaries.CHECKS,
     *clusters.CHECKS,
     *grokking.CHECKS,
+    *training.CHECKS,
 )
 
 

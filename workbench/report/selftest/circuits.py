@@ -95,6 +95,38 @@ def _minimal(models: Models) -> Outcome:
     )
 
 
+def _inspected(edges: tuple[str, ...], models: Models) -> list[circuits.EdgeInspection]:
+    case = models.induction
+    whole = circuits.discover(
+        case.model, case.pairs, target=1.0, held_out=0.0, n_random=0, seed=models.seed
+    )
+    return [circuits.inspect_edge(case.model, whole, edge) for edge in edges]
+
+
+def _edge(models: Models) -> Outcome:
+    (last,) = _inspected(("a1.h0->logits",), models)
+    # At the last of six positions, one match among others of score 0.
+    match = np.exp(known_circuits.MATCH)
+    truth = np.ones(6)
+    truth[2] = match
+    pattern = last.clean_pattern[0, -1]
+    said = f"an effect of {last.effect:.4f}, {pattern[2]:.4f} of the attention at the match"
+    return within([last.effect, *pattern], [1, *(truth / (match + 5))], said=said)
+
+
+def _unread(models: Models) -> Outcome:
+    found = _inspected(("a0.h1->logits", "a1.h1->logits", "a0.h1->a1.h0<v>"), models)
+    return within([one.effect for one in found], [0, 0, 0])
+
+
+def _areas(models: Models) -> Outcome:
+    del models
+    # A line from 0 to 1, one that is 1 throughout, and one that is 0 throughout.
+    fractions = np.linspace(0, 1, 5)
+    curves = np.stack([fractions, np.ones(5), np.zeros(5)])
+    return within(np.stack(circuits.areas(fractions, curves)), [[1 / 2, 1, 0], [1 / 2, 0, 1]])
+
+
 CHECKS = (
     Check("circuits.discover", "an induction pair of five edges", _induction),
     Check("circuits.discover", "a name mover of five edges", _name_mover),
@@ -108,4 +140,11 @@ CHECKS = (
         _complete,
     ),
     Check("circuits.minimality", "without either head of the circuit much is lost", _minimal),
+    Check(
+        "circuits.inspect_edge",
+        "the last edge carries everything, and its head looks at the match",
+        _edge,
+    ),
+    Check("circuits.inspect_edge", "nothing: edges from what nobody reads carry nothing", _unread),
+    Check("circuits.areas", "areas under and above a rising line and two level ones", _areas),
 )

@@ -11,7 +11,8 @@ import sklearn.metrics
 
 from analyses import neuron_clusters as clusters
 from analyses.neuron_clusters import behaviours
-from workbench.core.planted import known_clusters, known_groups
+from workbench.core.networks.training.fitting import Split
+from workbench.core.planted import known_bottleneck, known_clusters, known_groups
 from workbench.report.selftest.checking import (
     Check,
     Models,
@@ -153,6 +154,58 @@ def _swept(models: Models) -> Outcome:
     )
 
 
+def _grown(
+    network: Any,
+    place: str,
+    examples: tuple[known_bottleneck.Examples, known_bottleneck.Examples],
+    **options: Any,
+) -> clusters.Growth:
+    train, test = examples
+    return clusters.grow(
+        network,
+        test.concept,
+        place,
+        data=Split(*train),
+        classes=test.labels,
+        batch=32,
+        decay=0,
+        seeds=range(6),
+        **options,
+    )
+
+
+def _narrow(place: str, models: Models, **options: Any) -> clusters.Growth:
+    """Neurons that are added to a bottleneck, or behind it."""
+    network = known_bottleneck.narrow(models.seed, models.device)
+    examples = (
+        known_bottleneck.drawn(1_000, 2 * models.seed),
+        known_bottleneck.drawn(_EXAMPLES, 2 * models.seed + 1),
+    )
+    return _grown(network, place, examples, steps=40, rate=0.03, **options)
+
+
+def _where_it_is_narrow(models: Models) -> Outcome:
+    return same([_narrow("layer0", models).verdict], ["add here"])
+
+
+def _behind(models: Models) -> Outcome:
+    found = _narrow("layer1", models, n=26, elsewhere=["layer0"])
+    return same([found.verdict], ["elsewhere is better"])
+
+
+def _enough(models: Models) -> Outcome:
+    examples = (
+        known_bottleneck.far_apart(200, 2 * models.seed),
+        known_bottleneck.far_apart(_EXAMPLES, 2 * models.seed + 1),
+    )
+    network = known_bottleneck.sufficient(models.device)
+    found = _grown(network, "layer0", examples, metric="error", steps=3, rate=1e-3)
+    return both(
+        same([found.verdict], ["it makes no difference"]),
+        within(found.primary.differences, [0] * 6),
+    )
+
+
 def _groups(models: Models) -> Outcome:
     found = clusters.find_clusters(
         known_groups.driven(0.6, device=models.device),
@@ -199,4 +252,11 @@ CHECKS = (
     ),
     Check("neuron_clusters.find_clusters", "four groups of ten neurons", _groups),
     Check("neuron_clusters.find_clusters", "nothing: neurons with nothing in common", _no_groups),
+    Check(
+        "neuron_clusters.grow",
+        "two neurons that six classes have to go through are where to add more",
+        _where_it_is_narrow,
+    ),
+    Check("neuron_clusters.grow", "behind these two it is better to add elsewhere", _behind),
+    Check("neuron_clusters.grow", "nothing: a network that makes no error gains none", _enough),
 )

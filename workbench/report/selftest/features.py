@@ -6,22 +6,12 @@ Limits: neurons of a few words; directions in a stream of 16 dimensions.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from analyses import activation_patching
 from analyses import feature_visualization as features
-from analyses.feature_visualization import inputs
 from workbench.core.engine import units
-from workbench.core.planted import (
-    known_clusters,
-    known_features,
-    known_texts,
-    known_units,
-    two_steps,
-    word_level,
-)
+from workbench.core.planted import known_units, two_steps, word_level
 from workbench.core.planted.two_steps import DIRECT, INDIRECT
-from workbench.core.prompts.corpus import Corpus
 from workbench.core.prompts.pairs import ContrastPairs
 from workbench.report.selftest.checking import (
     Check,
@@ -40,13 +30,13 @@ _NEURON = "neuron 0.0"
 _FEW = 39
 # A correlation by chance over 1,200 tokens: five standard deviations.
 _CHANCE = 0.15
-# Rows of the corpus on which a dictionary is trained, and its steps.
-_ROWS, _STEPS = 2_000, 400
-# A latent is a feature from this cosine on; share of the features that is to be found. By chance it
-# is less than a tenth.
-_ALIKE, _MOST = 0.9, 0.75
-# Radius of the inputs among which the best is sought, and how well it is to be aimed.
-_RADIUS, _AIMED = 5.0, 0.99
+# A p-value of tokens at random places, adjusted over all tokens; less often than once in a thousand
+# by chance.
+_SURE = 1e-3
+# Places of a corpus, and largest activations, that are looked at.
+_PLACES, _TOP = 40, 20
+# So much of a neuron that what it writes is more than all else.
+_STRONG = 20.0
 
 
 def _examples(models: Models) -> Outcome:
@@ -66,6 +56,80 @@ def _silent(models: Models) -> Outcome:
     found = features.top_examples(models.detectors, models.words, k=1)
     largest = float(np.abs(found.top_values[found.of("neuron 1.0")]).max())
     return within(largest, 0, said=f"largest activation {largest:.1e}")
+
+
+def _largest(models: Models) -> Outcome:
+    scanned = features.top_examples(models.detectors, models.words, k=_TOP)
+    found = features.largest_examples(
+        models.detectors, models.words, scanned, _NEURON, top=_TOP, around=1
+    )
+    return both(
+        same({one.tokens[one.spot] for one in found}, ["dog"]),
+        within([one.activation for one in found], np.ones(_TOP), said=f"{len(found)} examples"),
+    )
+
+
+def _viewed(models: Models) -> Outcome:
+    scanned = features.top_examples(models.detectors, models.words, k=_TOP, seed=models.seed)
+    found = features.view_unit(models.detectors, models.words, scanned, _NEURON)
+    (token, logit), first = found.promoted[0], found.triggers[0]
+    share = float((models.words.tokens == known_units.DOG).mean())
+    return both(
+        same([f"at {' '.join(first.text)}", f"for {token}"], ["at dog", "for elk"]),
+        within([found.density, first.count, first.lift, logit], [share, _TOP, 1 / share, DIRECT]),
+    )
+
+
+def _triggered(models: Models) -> Outcome:
+    tokens = models.words.tokens.reshape(-1, two_steps.N_CTX)
+    rows, positions = (part[:_PLACES] for part in np.nonzero(tokens == known_units.DOG))
+    (found,) = features.token_triggers(models.words, rows, positions)
+    share = float((tokens == known_units.DOG).mean())
+    return both(
+        same([word_level.WORDS[one] for one in found.tokens], ["dog"]),
+        within([found.count, found.lift], [_PLACES, 1 / share]),
+    )
+
+
+def _not_triggered(models: Models) -> Outcome:
+    random = np.random.default_rng(models.seed + 1)
+    places = random.permutation(len(models.words.tokens))[:_PLACES]
+    rows, positions = np.divmod(places, two_steps.N_CTX)
+    found = features.token_triggers(models.words, rows, positions)
+    least = min(one.p_value for one in found)
+    return at_least(least, _SURE, f"smallest p = {least:.3f} of {len(found)} tokens")
+
+
+def _token_means(models: Models) -> Outcome:
+    found = features.token_means(models.detectors, models.words, _NEURON)
+    return within(found.means.numpy(), np.eye(len(word_level.WORDS))[known_units.DOG])
+
+
+def _described(models: Models) -> Outcome:
+    correlations: list[float] = []
+    for kind, text in (("tokens", "dog"), ("pattern", "dog"), ("hypothesis", 'at "dog"')):
+        description = features.described(models.detectors, kind, text)
+        found = features.believe(
+            models.detectors, models.words, _NEURON, description, seed=models.seed
+        )
+        correlations.append(found.correlation)
+    return within(correlations, [1, 1, 1])
+
+
+def _steered_text(strength: float, models: Models) -> Outcome:
+    found = features.steered_text(
+        models.detectors, "ape bee cat", _NEURON, strength, n_tokens=1
+    ).split()
+    # Before the last position heads attend to all positions alike, of which the first is in most.
+    return same(found, ["ape", "bee", "cat", "elk" if strength else "ape"])
+
+
+def _elk(models: Models) -> Outcome:
+    return _steered_text(_STRONG, models)
+
+
+def _own(models: Models) -> Outcome:
+    return _steered_text(0.0, models)
 
 
 def _searched(models: Models) -> Outcome:
@@ -137,69 +201,6 @@ def _steered_along(models: Models) -> Outcome:
     return within(found.effects[-1], 2 * np.sqrt(2 * (DIRECT**2 + INDIRECT**2)))
 
 
-def _best_text(models: Models) -> Outcome:
-    model = word_level.on(known_texts.units(), models.device)
-    found = features.optimize_text(model, "neuron 0.1", restarts=1, iterations=30, seed=models.seed)
-    ends = [known_texts.WORDS[token] for token in found.tokens[-1, -2:]]
-    return both(
-        at_most(int(ends != ["before", "target"]), 0, f"a text that ends in {' '.join(ends)}"),
-        within(found.optimum, 1),
-    )
-
-
-def _dictionary(models: Models) -> Outcome:
-    model = word_level.on(known_features.words(models.seed), models.device)
-    rng = np.random.default_rng(models.seed)
-    rows = rng.integers(0, known_features.N_WORDS, (_ROWS, 8))
-    made = features.train_dictionary(
-        model,
-        Corpus.from_tokens(model, rows),
-        "resid_pre",
-        layer=0,
-        latents=48,
-        k=3,
-        steps=_STEPS,
-        batch_tokens=256,
-        lr=0.02,
-        seed=models.seed,
-    )
-    decoder = torch.nn.functional.normalize(made.dictionary.W_dec.detach().float().cpu(), dim=1)
-    nearest = (known_features.directions(models.seed) @ decoder.T).amax(1)
-    share = float((nearest >= _ALIKE).double().mean())
-    said = f"{share:.0%} of {known_features.FEATURES} features have a latent"
-    return at_least(share, _MOST, said)
-
-
-def _best_input(models: Models) -> Outcome:
-    network = known_clusters.planted({"layer1.branch2": 1}, device=models.device)
-    index = int(network.planted[0].rpartition(".")[2])
-    found = features.optimize_input(
-        network,
-        inputs.Target("layer1.branch2.hook_out", index),
-        constraint=inputs.Ball(_RADIUS),
-        steps=128,
-        lr=0.1,
-        restarts=1,
-        seed=models.seed,
-    )
-    weight = network.get_parameter("layer1.branch2.linear.weight")[index].detach().cpu().numpy()
-    best = found.inputs[found.best]
-    cosine = float(best @ weight / (np.linalg.norm(best) * np.linalg.norm(weight)))
-    return at_least(cosine, _AIMED, f"cosine with the neuron's weights {cosine:.4f}")
-
-
-def _linear(models: Models) -> Outcome:
-    network = known_clusters.planted({"layer1.branch2": 1}, device=models.device)
-    index = int(network.planted[0].rpartition(".")[2])
-    # So much of the concept that the neuron fires, whatever its noise.
-    given = np.zeros(known_clusters.D_INPUT)
-    given[known_clusters.CONCEPT] = _RADIUS
-    unit = inputs.Target("layer1.branch2.hook_out", index)
-    found = features.linear_region(network, unit, given, seed=models.seed)
-    weight = network.get_parameter("layer1.branch2.linear.weight")[index].detach().cpu().numpy()
-    return within(found.gradient, weight, said=f"a gradient of {len(weight)} numbers")
-
-
 CHECKS = (
     Check(
         "feature_visualization.top_examples",
@@ -210,6 +211,34 @@ CHECKS = (
         "feature_visualization.top_examples",
         "nothing: a neuron without weights never fires",
         _silent,
+    ),
+    Check(
+        "feature_visualization.largest_examples",
+        "a neuron's largest activations are 1, at dogs",
+        _largest,
+    ),
+    Check(
+        "feature_visualization.view_unit",
+        "a neuron fires at dog, as often as there are dogs, and writes 0.25 of elk's logit",
+        _viewed,
+    ),
+    Check(
+        "feature_visualization.token_triggers", "at forty dogs there is dog, each time", _triggered
+    ),
+    Check(
+        "feature_visualization.token_triggers",
+        "nothing: at random places no word is more than chance",
+        _not_triggered,
+    ),
+    Check(
+        "feature_visualization.token_means",
+        "a neuron is 1 at dog and 0 at all others",
+        _token_means,
+    ),
+    Check(
+        "feature_visualization.described",
+        "that it fires at dog, as tokens, as a pattern and as a sentence",
+        _described,
     ),
     Check(
         "feature_visualization.find_units",
@@ -241,23 +270,13 @@ CHECKS = (
         _steered_along,
     ),
     Check(
-        "feature_visualization.optimize_text",
-        "a neuron is largest at texts that end in before target",
-        _best_text,
+        "feature_visualization.steered_text",
+        "with a neuron that writes elk the next word is elk",
+        _elk,
     ),
     Check(
-        "feature_visualization.train_dictionary",
-        "32 features in superposition in 16 dimensions",
-        _dictionary,
-    ),
-    Check(
-        "feature_visualization.optimize_input",
-        "a neuron is largest along its own weights",
-        _best_input,
-    ),
-    Check(
-        "feature_visualization.linear_region",
-        "where it fires, its gradient is its weights",
-        _linear,
+        "feature_visualization.steered_text",
+        "nothing: with none of it the next word is the model's own",
+        _own,
     ),
 )

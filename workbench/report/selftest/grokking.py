@@ -6,6 +6,9 @@ Limits: waves in a group of 13 elements; curves made of straight lines and power
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +16,8 @@ import torch
 from analyses import grokking
 from analyses.grokking import interventions
 from analyses.grokking.phases import Series
+from workbench.core.models import anatomy
+from workbench.core.modular.curves import Curves
 from workbench.core.modular.network import Snapshot
 from workbench.core.planted import known_curves, modular_adder, unplanted, word_level
 from workbench.report.selftest.checking import (
@@ -24,6 +29,9 @@ from workbench.report.selftest.checking import (
     same,
     within,
 )
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 _TASK, _KEYS = modular_adder.ADDITION, modular_adder.KEYS
 # Random sets of frequencies, and resamples of an interval.
@@ -69,6 +77,37 @@ class _Checkpoints:
     def snapshot(self, step: int) -> Snapshot:
         model = modular_adder.adder() if step else modular_adder.randomised(self.task.p)
         return interventions.snapshot_of(word_level.on(model, self.device), self.task)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wired(grokking.TrainingRun):
+    """A training made up of wired networks, of which the first may lack what its neurons write."""
+
+    device: str = "cpu"
+    silent_at_first: bool = False
+
+    def model(self, step: int | None = None) -> TransformerBridge:
+        made = modular_adder.adder()
+        if step == self.steps[0] and self.silent_at_first:
+            with torch.no_grad():
+                anatomy.stored_parameters(made)["layers.0.mlp.fc_out.weight"].zero_()
+        return word_level.on(made, self.device)
+
+
+def _between(models: Models, *, silent_at_first: bool) -> grokking.Changes:
+    run = _Wired(
+        name="planted",
+        task=_TASK,
+        recipe=grokking.RECIPES["nanda-2023"],
+        curves=Curves(),
+        steps=(0, 100),
+        grokked_at=math.nan,
+        folder=Path(),
+        read=lambda step: {},
+        device=models.device,
+        silent_at_first=silent_at_first,
+    )
+    return grokking.what_changed_at(run, 50, n_random=0, seed=models.seed)
 
 
 def _tracked(models: Models) -> Outcome:
@@ -133,6 +172,21 @@ def _changed(models: Models) -> Outcome:
     )
 
 
+def _changed_at(models: Models) -> Outcome:
+    found = _between(models, silent_at_first=True)
+    moved = dict(zip(found.components, found.weight_change, strict=True))
+    return both(
+        same([one for one, size in moved.items() if size], ["m0"]),
+        within(found.effect("m0", mode="weights"), 1, bound=1e-3),
+    )
+
+
+def _unchanged(models: Models) -> Outcome:
+    found = _between(models, silent_at_first=False)
+    largest = float(np.abs(found.changes).max())
+    return within(largest, 0, said=f"largest change {largest:.1e}")
+
+
 CHECKS = (
     Check("grokking.fourier", "a network that adds by waves of frequencies 2 and 5", _waves),
     Check("grokking.fourier", "nothing: random weights do not add by waves", _no_waves),
@@ -141,4 +195,14 @@ CHECKS = (
     Check("grokking.detect_drops", "nothing: a smooth loss with noise has no drop", _no_drop),
     Check("grokking.phases", "phases end at steps 1,400, 9,400 and 14,000", _phases),
     Check("grokking.what_changed", "of all components, head 1.2 alone has changed", _changed),
+    Check(
+        "grokking.what_changed_at",
+        "between steps 0 and 100 the neurons began to write, and nothing else",
+        _changed_at,
+    ),
+    Check(
+        "grokking.what_changed_at",
+        "nothing: between checkpoints that are the same nothing has changed",
+        _unchanged,
+    ),
 )

@@ -66,8 +66,19 @@ def _seen(models: Models) -> Outcome:
     return within([found.pattern[0, 0, 3], found.pattern[1, 1, 3]], [[0, 1, 0, 0], [0, 0, 0, 1]])
 
 
+def _one(models: Models) -> Outcome:
+    found = attention.one_head(models.two_steps, (0, 3, 2, 1), layer=0, head=0)
+    # Away from the last position it looks at all that it sees alike.
+    truth = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
+    truth[3] = [0, 1, 0, 0]
+    # It copies tokens, of length 1, as they are.
+    said = f"{found.pattern[3, 1]:.4f} at position 1, of {found.value_norm[1]:.4f}"
+    return within(found.weighted, truth, said=said)
+
+
 CHECKS = (
     Check("attention.look", "one head looks at position 1, another at its own", _seen),
+    Check("attention.one_head", "the first head in full, by what it copies from each place", _one),
     Check(
         "attention.score_heads",
         "one previous-token head and one induction head, and no other label",

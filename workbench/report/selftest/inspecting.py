@@ -5,21 +5,36 @@ Limits: streams without norms, but for the sum of parts, which is taken in a ran
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from analyses import activations, contributions, direct_attribution, logit_lens
 from workbench.core.planted import known_translator, unplanted, word_level
 from workbench.core.planted.two_steps import DIRECT, INDIRECT
 from workbench.core.prompts.corpus import Corpus
-from workbench.report.selftest.checking import Check, Models, Outcome, at_most, both, same, within
+from workbench.report.selftest.checking import (
+    Check,
+    Models,
+    Outcome,
+    at_most,
+    both,
+    same,
+    within,
+)
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 # "dog" stands at position 1, and is what the model answers.
 _IDS = (0, 3, 2, 1)
 _TEXT, _ANSWER = "ape dog cat bee", "dog"
 # A coordinate of the unplanted model that is made large.
 _LARGE = 5
-# Texts that a tuned lens is trained on, and what it leaves of the logit lens's divergence.
-_ROWS, _LEFT = 200, 0.02
+# Texts that a tuned lens is trained on, its steps, and what it leaves of the logit lens's
+# divergence; and texts on which lenses are compared.
+_ROWS, _STEPS, _LEFT, _HELD_OUT = 200, 200, 0.02, 100
 # Random vectors that an effect is compared with.
 _FEW = 9
 
@@ -40,25 +55,62 @@ def _lens_of_nothing(models: Models) -> Outcome:
     return within(largest, 0, said=f"largest logit {largest:.1e}")
 
 
-def _tuned(models: Models) -> Outcome:
-    turning, _ = known_translator.turning()
+def _turning(models: Models) -> tuple[TransformerBridge, Corpus, np.ndarray]:
+    """The model that turns its stream, rows for it, and by what it turns."""
+    turning, turned = known_translator.turning()
     model = word_level.on(turning, models.device)
     rng = np.random.default_rng(models.seed)
-    rows = rng.integers(0, len(known_translator.WORDS), (_ROWS, 6))
-    lens = logit_lens.train(
+    rows = rng.integers(0, len(known_translator.WORDS), (_ROWS + _HELD_OUT, 6))
+    return model, Corpus.from_tokens(model, rows), turned.numpy()
+
+
+def _trained(model: TransformerBridge, rows: Corpus, steps: int, seed: int) -> logit_lens.TunedLens:
+    return logit_lens.train(
         model,
-        Corpus.from_tokens(model, rows),
-        steps=200,
+        rows.take(range(_ROWS)),
+        steps=steps,
         tokens=64,
         learning_rate=1,
         weight_decay=0,
-        seed=models.seed,
+        seed=seed,
     )
+
+
+def _tuned(models: Models) -> Outcome:
+    model, rows, _ = _turning(models)
+    lens = _trained(model, rows, _STEPS, models.seed)
     left = [
         float(logit_lens.read(model, _IDS, lens=one).divergence[1].max()) for one in (lens, None)
     ]
     said = f"KL divergence {left[0]:.1e} nats, {left[1]:.2f} with the logit lens"
     return at_most(left[0] / left[1], _LEFT, said)
+
+
+def _compared(models: Models, *, known: bool) -> logit_lens.LensComparison:
+    """The lens that knows by what the model turns, or one that translates nothing."""
+    model, rows, turned = _turning(models)
+    started = _trained(model, rows, 1, models.seed)
+    weights = np.zeros_like(started.weights)
+    if known:
+        weights[1] = turned - np.eye(len(turned), dtype=turned.dtype)
+    lens = dataclasses.replace(started, weights=weights, biases=np.zeros_like(started.biases))
+    held_out = rows.take(range(_ROWS, len(rows)))
+    return logit_lens.compare(model, held_out, lens, seed=models.seed)
+
+
+def _believed(models: Models) -> Outcome:
+    found = _compared(models, known=True)
+    # After layer 0 nothing is left of the divergence, and the top token is the model's own.
+    numbers = [found.tuned_divergence[1], found.tuned_agreement[1]]
+    return both(same([found.believed[1]], ["tuned lens"]), within(numbers, [0, 1]))
+
+
+def _not_believed(models: Models) -> Outcome:
+    found = _compared(models, known=False)
+    return both(
+        same(set(found.believed), ["neither"]),
+        within(found.difference, np.zeros(len(found.difference))),
+    )
 
 
 def _shares(models: Models) -> Outcome:
@@ -143,6 +195,35 @@ def _promoted(models: Models) -> Outcome:
     return both(same([token], [_ANSWER]), within(logit, INDIRECT * 5 / 6))
 
 
+def _state(node: str, truth: dict[str, float], models: Models) -> Outcome:
+    graph = contributions.trace(models.two_steps, _TEXT)
+    found = contributions.state_tokens(models.two_steps, graph, node, top=len(word_level.WORDS))
+    shares = dict(zip(found.tokens, found.probabilities, strict=True))
+    # Five words have a logit of 0.
+    logits = {word: truth.get(word, 0.0) for word in word_level.WORDS}
+    total = sum(np.exp(one) for one in logits.values())
+    return within(
+        [shares[word] for word in logits], [np.exp(one) / total for one in logits.values()]
+    )
+
+
+def _state_between(models: Models) -> Outcome:
+    return _state("after mlp 0 at 3", {_ANSWER: DIRECT}, models)
+
+
+def _state_before(models: Models) -> Outcome:
+    return _state("input at 3", {}, models)
+
+
+def _agreeing(models: Models) -> Outcome:
+    graph = contributions.trace(models.two_steps, _TEXT)
+    found = contributions.agreement(models.two_steps, graph, _ANSWER, seed=models.seed)
+    return both(
+        same(found.names, ("head 0.0 from 1 to 3", "head 1.1 from 3 to 3")),
+        within(np.stack([found.shares, found.changes]), [[1 / 3, 1 / 4], [-1, -INDIRECT]]),
+    )
+
+
 def _one_hot(models: Models) -> Outcome:
     found = activations.values(models.two_steps, _IDS, "blocks.0.hook_resid_pre")
     truth = np.zeros(found.kept[0].shape)
@@ -207,6 +288,16 @@ CHECKS = (
         "the last layer turns the stream by a fixed rotation, which a tuned lens learns",
         _tuned,
     ),
+    Check(
+        "logit_lens.compare",
+        "a lens that turns the stream as the last layer will is the one to believe, exactly",
+        _believed,
+    ),
+    Check(
+        "logit_lens.compare",
+        "nothing: a lens that translates nothing is no better than the logit lens",
+        _not_believed,
+    ),
     Check("logit_lens.read", "nothing: MLPs that write nothing read as nothing", _lens_of_nothing),
     Check(
         "direct_attribution.attribute",
@@ -243,6 +334,21 @@ CHECKS = (
         "contributions.promoted",
         "the second head's edge promotes the answer, by 0.625 above the mean",
         _promoted,
+    ),
+    Check(
+        "contributions.state_tokens",
+        "between the layers the answer has a logit of 0.25",
+        _state_between,
+    ),
+    Check(
+        "contributions.state_tokens",
+        "nothing: before the first layer all tokens are alike",
+        _state_before,
+    ),
+    Check(
+        "contributions.agreement",
+        "two edges of heads, their shares, and what the answer loses without either",
+        _agreeing,
     ),
     Check(
         "activations.values",

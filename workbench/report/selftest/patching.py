@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from analyses import activation_patching, attribution, path_patching
-from workbench.core.planted import known_circuits
+from workbench.core.planted import known_circuits, two_steps, word_level
 from workbench.core.planted.two_steps import DIRECT, INDIRECT
 from workbench.report.selftest.checking import Check, Models, Outcome, same, within
 
@@ -73,6 +73,52 @@ def _compared(models: Models) -> Outcome:
         models.two_steps, models.pairs, site="z", top=2, seed=models.seed
     )
     return same(found.cells, ("L0H0", "L1H1"))
+
+
+def _compared_like(models: Models) -> Outcome:
+    patched = activation_patching.patch(models.two_steps, models.pairs, site="z", seed=models.seed)
+    found = activation_patching.compare_like(models.two_steps, patched)
+    named = [found.interventions.index(name) for name in ("denoising", "noising", "zero")]
+    effects = found.effects[:, named]
+    truth = np.zeros(effects.shape)
+    truth[:2] = [[1, 1, 1 / 2], [INDIRECT, INDIRECT, (1 - DIRECT) / 2]]
+    shown = ", ".join(f"{one:.4g}" for one in effects[:2].ravel())
+    return within(effects, truth, said=f"{shown}, then {np.abs(effects[2:]).max():.1e} at most")
+
+
+def _answer_direction(models: Models) -> Outcome:
+    model, pairs = models.two_steps, models.pairs
+    found = activation_patching.answer_direction(model, pairs)[0].cpu().numpy()
+    words = len(word_level.WORDS)
+    gap = np.zeros(words)
+    for right, wrong in zip(pairs.answers, pairs.wrong_answers, strict=True):
+        gap[list(right)] += 1 / len(pairs)
+        gap[list(wrong)] -= 1 / len(pairs)
+    truth = np.zeros(len(found))
+    truth[words : 2 * words], truth[2 * words : 3 * words] = DIRECT * gap, INDIRECT * gap
+    return within(found, truth, said=f"of length {np.linalg.norm(found):.4f}")
+
+
+def _inspected(cell: tuple[int, ...], models: Models) -> dict[str, tuple[float, float]]:
+    """Probability of each token before and after a patch of the first pair."""
+    patched = activation_patching.patch(models.two_steps, models.pairs, site="z", seed=models.seed)
+    found = activation_patching.inspect_cell(models.two_steps, patched, cell)
+    numbers = zip(found.before.tolist(), found.after.tolist(), strict=True)
+    return dict(zip(found.tokens, numbers, strict=True))
+
+
+def _turned(models: Models) -> Outcome:
+    found = _inspected((0, two_steps.N_CTX - 1, 0), models)
+    # One logit is 1, five are 0.
+    top = np.e / (np.e + len(word_level.WORDS) - 1)
+    other = (1 - top) / (len(word_level.WORDS) - 1)
+    return within([*found["cat"], *found["bee"]], [top, other, other, top])
+
+
+def _not_turned(models: Models) -> Outcome:
+    found = np.array([*_inspected((0, two_steps.N_CTX - 1, 1), models).values()])
+    off = float(np.abs(found[:, 1] - found[:, 0]).max())
+    return within(off, 0, said=f"largest change of a probability {off:.1e}")
 
 
 def _paths(receivers: tuple[str, ...], truth: dict[str, float], models: Models) -> Outcome:
@@ -145,6 +191,27 @@ CHECKS = (
         "activation_patching.compare",
         "the two heads that carry the answer are those to be compared",
         _compared,
+    ),
+    Check(
+        "activation_patching.compare_like",
+        "the first head's effect is 1 by denoising, 1 by noising, and 0.5 by zero ablation, the "
+        "second's 0.75, 0.75 and 0.375, and no other head has any",
+        _compared_like,
+    ),
+    Check(
+        "activation_patching.answer_direction",
+        "the logit difference reads one subspace by 0.25 and another by 0.75",
+        _answer_direction,
+    ),
+    Check(
+        "activation_patching.inspect_cell",
+        "patching the first head turns the answer from cat to bee",
+        _turned,
+    ),
+    Check(
+        "activation_patching.inspect_cell",
+        "nothing: patching a head that does nothing changes no probability",
+        _not_turned,
     ),
     Check(
         "path_patching.path_patch",

@@ -8,7 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from analyses import weights
-from workbench.core.planted import known_circuits, known_units, modular_adder, word_level
+from workbench.core.planted import (
+    known_circuits,
+    known_units,
+    modular_adder,
+    unplanted,
+    word_level,
+)
 from workbench.core.planted.two_steps import DIRECT
 from workbench.report.selftest.checking import (
     Check,
@@ -22,6 +28,8 @@ from workbench.report.selftest.checking import (
 
 _RANDOM = 39
 _LEVEL = 0.05
+# Layer and number of the head that is drawn anew.
+_HEAD = (1, 2)
 
 
 def _copying(models: Models) -> Outcome:
@@ -107,6 +115,14 @@ def _equal(models: Models) -> Outcome:
     return within(found.change, np.zeros(len(found.change)))
 
 
+def _moved(models: Models) -> Outcome:
+    after = unplanted.randomised(seed=models.seed)
+    unplanted.redraw_head(after, *_HEAD, seed=models.seed)
+    found = weights.compare(models.unplanted, word_level.on(after, models.device))
+    moved = [name for name, change in zip(found.names, found.change, strict=True) if change]
+    return same(moved, [f"layers.{_HEAD[0]}.attn.{part}.weight" for part in "qkvo"])
+
+
 CHECKS = (
     Check("weights.copying", "one head copies (score 1), the three others do not (0)", _copying),
     Check("weights.composition", "the second head's keys read the first head", _composition),
@@ -119,5 +135,6 @@ CHECKS = (
     Check("weights.neighbours", "nothing: tokens at right angles have no neighbours", _neighbours),
     Check("weights.embedding", "six tokens at right angles span five axes alike", _axes),
     Check("weights.fourier", "the waves of frequencies 2 and 5", _waves),
+    Check("weights.compare", "of all matrices, the four of layer 1's heads have moved", _moved),
     Check("weights.compare", "nothing: a model has not moved from itself", _equal),
 )
