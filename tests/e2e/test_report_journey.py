@@ -85,3 +85,30 @@ def test_a_report_asks_nobody_says_nothing_and_draws_its_figures_light_and_dark(
     context.close()
     assert not asked
     assert not said
+
+
+def test_a_comparison_asks_nobody_draws_its_figures_and_is_accessible(
+    browser: sync_api.Browser, tmp_path: Path
+) -> None:
+    file = tmp_path / "comparison.html"
+    file.write_text(html.render_comparison(example.comparison()), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    asked: list[str] = []
+    said: list[str] = []
+    tab = context.new_page()
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto(file.as_uri())
+    figures = tab.locator("figure:has(.drawn)")
+    assert figures.count() == 2
+    for index in range(2):
+        figures.nth(index).scroll_into_view_if_needed()
+        sync_api.expect(figures.nth(index).locator(".main-svg").first).to_be_visible()
+    assert tab.locator("main img:not(.still), main iframe, main [onerror]").count() == 0
+    require_accessible(tab)
+    tab.get_by_role("button", name="Switch to dark colours").click()
+    require_accessible(tab)
+    context.close()
+    assert asked == [file.as_uri()]
+    assert not said

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.subplots
 
 from workbench.core import plots
-from workbench.report import document, exhibits, spec
+from workbench.report import comparing, document, exhibits, spec
 
 # What a tokenizer or a spec may hold; each would do harm in a page that does not escape it.
 HOSTILE = (
@@ -409,3 +409,75 @@ def _panels() -> go.Figure:
     figure.update_yaxes(title="loss (nats)", type="log", row=1, col=1)
     figure.update_yaxes(title="accuracy", tickformat=".0%", row=2, col=1)
     return figure.update_xaxes(title="step", row=2, col=1)
+
+
+@functools.cache
+def comparison() -> comparing.Comparison:
+    """Two models, of which the second does worse: each rule, each judgement, hostile names."""
+    first = report()
+    worse = first.findings[0].model_copy(
+        update={"verdict": "fail", "caveat": f"One template. {HOSTILE[0]}"}
+    )
+    manifest = first.manifest.model_copy(update={"fingerprint": "b" * 64, "model": HOSTILE[0]})
+    second = first.model_copy(
+        update={"findings": (worse, *first.findings[1:]), "manifest": manifest}
+    )
+    number = document.Measured
+    accuracy = comparing.Change(
+        id="behaviour/agreement",
+        question="behaviour",
+        about="subject-verb agreement",
+        name="accuracy",
+        first=number(name="accuracy", value=0.984375, low=0.953125, high=1.0),
+        second=number(name="accuracy", value=0.734375, low=0.625, high=0.828125),
+        difference=-0.25,
+        low=-0.359375,
+        high=-0.140625,
+        n=64,
+        p_value=0.0123456,
+        rule="paired",
+        changed=True,
+    )
+    margin = accuracy.model_copy(
+        update={
+            "about": HOSTILE[0],
+            "id": "behaviour/pronouns",
+            "difference": 0.03125,
+            "low": -0.0625,
+            "high": 0.125,
+            "changed": False,
+        }
+    )
+    faithful = comparing.Change(
+        id="circuit/agreement",
+        question="circuit",
+        about="subject-verb agreement",
+        name=f"faithfulness {HOSTILE[1]}",
+        first=number(name="faithfulness", value=0.913, low=0.882, high=0.941),
+        second=number(name="faithfulness", value=0.512, low=0.4321, high=0.5987),
+        difference=-0.401,
+        rule="intervals",
+        changed=True,
+    )
+    size = comparing.Change(
+        id="circuit/agreement",
+        question="circuit",
+        about="subject-verb agreement",
+        name="connections in the circuit",
+        first=number(name="connections in the circuit", value=38.0),
+        second=number(name="connections in the circuit", value=51.0),
+        difference=13.0,
+        rule="values",
+        changed=None,
+    )
+    verdicts = tuple(
+        comparing.VerdictPair(id=one.id, first=one.verdict, second=other.verdict)
+        for one, other in zip(first.findings, second.findings, strict=True)
+    )
+    return comparing.Comparison(
+        names=(HOSTILE[1], HOSTILE[0]),
+        reports=(first, second),
+        verdicts=verdicts,
+        changes=(accuracy, faithful, margin, size),
+        left_out=(f"concepts/tense was not examined in either model: {HOSTILE[2]}",),
+    )

@@ -150,7 +150,9 @@ def test_each_figure_has_a_picture_its_words_and_its_numbers(tree: Any) -> None:
         assert one.find(".//img").get("loading") is None
         assert len(list(one.find("details").iter("tr"))) > 5
     box, places = figures[5], figures[6]
-    assert "Drawn in the interactive report only." in text_of(box)
+    # This file is the interactive report: it does not send its reader to another one.
+    assert "Drawn on a screen by the script of this page" in text_of(box)
+    assert "interactive report" not in text_of(box)
     assert "data-figure" in box.find("div").attrib
     assert "is not drawn; its numbers are in the report's JSON" in text_of(places)
     assert places.find("div") is None or "data-figure" not in places.find("div").attrib
@@ -182,3 +184,11 @@ def test_the_data_are_plain_json_that_ends_no_element(page: str) -> None:
     found = html.read(page)
     assert not set("<>&\u2028\u2029") & set(found)
     assert json.loads(found) == json.loads(example.report().model_dump_json(by_alias=True))
+
+
+def test_the_answer_stands_before_what_leads_to_it(tree: Any) -> None:
+    article = next(one for one in of_page(tree, "article") if one.find("figure") is not None)
+    kinds = [(one.tag, one.get("class", "")) for one in article]
+    finding = next(i for i, (tag, _) in enumerate(kinds) if tag == "dl")
+    summary = next(i for i, kind in enumerate(kinds) if kind == ("p", "prose"))
+    assert finding < summary < kinds.index(("figure", ""))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.report import example
 from workbench.report import pdf
+from workbench.report.document import Table
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_it_runs_nothing_and_leads_nowhere(made: bytes) -> None:
 
 
 def test_a_report_of_nothing_is_set_as_well() -> None:
-    assert len(pdf.pictures(example.bare(), ppi=20)) == 3
+    assert len(pdf.pictures(example.bare(), ppi=20)) == 2
 
 
 def test_what_cannot_be_typeset_is_one_sentence(
@@ -60,6 +61,40 @@ def test_what_cannot_be_typeset_is_one_sentence(
 ) -> None:
     broken = tmp_path / "report.typ"
     broken.write_text("#panic()")
-    monkeypatch.setattr(pdf, "_TEMPLATE", broken)
+    (tmp_path / "look.typ").write_text("")
+    monkeypatch.setattr(pdf, "_TEMPLATES", tmp_path)
     with pytest.raises(ValueError, match="the report cannot be typeset as pdf: panicked"):
         pdf.render(example.bare())
+
+
+def test_of_a_long_table_the_first_rows_are_printed_and_the_rest_is_said_to_be_elsewhere() -> None:
+    rows = tuple((f"m{i}", i) for i in range(20))
+    made = pdf._table(Table(columns=("unit", "rank"), rows=rows, left_out=44), whole=False)
+    assert [row[0] for row in made["rows"]] == [f"m{i}" for i in range(8)]
+    assert made["left_out"] == (
+        "… 12 more rows in the interactive report (HTML) and in the JSON; 44 further rows not kept "
+        "in the report."
+    )
+    short = pdf._table(Table(columns=("unit", "rank"), rows=rows[:10]), whole=False)
+    assert len(short["rows"]) == 10
+    assert short["left_out"] == ""
+
+
+def test_of_a_table_of_a_few_kinds_each_kind_is_printed() -> None:
+    rows = tuple((kind, i) for kind in ("largest", "quantile", "smallest") for i in range(8))
+    made = pdf._table(Table(columns=("example", "rank"), rows=rows), whole=False)
+    assert [row[0] for row in made["rows"]] == ["largest"] * 2 + ["quantile"] * 2 + ["smallest"] * 2
+    assert made["left_out"].startswith("… 18 more rows")
+
+
+def test_a_printed_figure_is_lower_but_no_lower_than_its_rows_need() -> None:
+    flat = pdf._lower({"data": [], "layout": {"height": 400}})
+    assert flat["layout"]["height"] == 280
+    names = {"tickvals": list(range(20)), "ticktext": ["row"] * 20}
+    tall = pdf._lower({"data": [], "layout": {"height": 460, "yaxis": names}})
+    assert tall["layout"]["height"] == 410
+    # Never higher than on a screen.
+    assert (
+        pdf._lower({"data": [], "layout": {"height": 300, "yaxis": names}})["layout"]["height"]
+        == 300
+    )

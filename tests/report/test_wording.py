@@ -105,3 +105,17 @@ def test_the_spec_can_be_asked_again() -> None:
 @pytest.mark.parametrize(("spent", "shown"), [(0.5, "0.5 s"), (59.0, "59 s"), (200, "3 min 20 s")])
 def test_wall_times_are_in_minutes_and_seconds(spent: float | int, shown: str) -> None:
     assert wording.seconds(spent) == shown
+
+
+def test_when_a_report_was_made_is_told_to_the_minute() -> None:
+    assert wording.when(example.report()) == "2026-11-22 05:30 UTC"
+    hostile = example.report().manifest.model_copy(update={"created": "yesterday"})
+    other = example.report().model_copy(update={"manifest": hostile})
+    assert wording.when(other) == "yesterday"
+
+
+def test_what_is_not_shown_of_a_table_is_said() -> None:
+    assert wording.left_out(0, 1) == "… 1 more row not kept in the report."
+    assert (
+        wording.left_out(1, 0) == "… 1 more row in the interactive report (HTML) and in the JSON."
+    )

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from workbench.core import evidence
+from workbench.core import evidence, files
 from workbench.report import wording
 from workbench.report.document import Finding, Measured, Number, Report
 from workbench.report.spec import AuditSpec, Frozen, Question, Verdict
@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 Rule = Literal["paired", "intervals", "values"]
+NO_CHANGE = (
+    "No change was found; that is no proof that there is none, as only what the spec asks was "
+    "looked at."
+)
 
 
 class ComparisonError(ValueError):
@@ -170,21 +174,24 @@ class Comparison(Frozen):
         """The numbers that changed."""
         return tuple(one for one in self.changes if one.changed)
 
+    @property
+    def outcome(self) -> str:
+        """How much changed, in a sentence."""
+        moved = sum(one.changed for one in self.verdicts)
+        judged = sum(one.changed is not None for one in self.changes)
+        return (
+            f"{moved} of {len(self.verdicts)} verdicts and {len(self.changed)} of {judged} "
+            "numbers with intervals changed."
+        )
+
     def summary(self) -> str:
         """What changed, in sentences."""
         moved = [one for one in self.verdicts if one.changed]
-        judged = [one for one in self.changes if one.changed is not None]
-        lines = [
-            f"{self.names[1]} against {self.names[0]}: {len(moved)} of {len(self.verdicts)} "
-            f"verdicts and {len(self.changed)} of {len(judged)} numbers with intervals changed."
-        ]
+        lines = [f"{self.names[1]} against {self.names[0]}: {self.outcome}"]
         lines += [f"{one.id}: {one.first} became {one.second}." for one in moved]
         lines += [one.sentence for one in self.changed]
         if not moved and not self.changed:
-            lines.append(
-                "No change was found; that is no proof that there is none, as only what the spec "
-                "asks was looked at."
-            )
+            lines.append(NO_CHANGE)
         return "\n".join([*lines, *self.left_out])
 
     def to_frame(self) -> pd.DataFrame:
@@ -236,7 +243,7 @@ def open_model(name: str, *, device: str = "auto") -> TransformerBridge:
     """A model, or a checkpoint of a training run.
 
     Args:
-        name: Bundled name, folder or hub name; "modadd-113@step-500", or a run's folder with such
+        name: Bundled name, folder or hub name; "modadd-113@step-5000", or a run's folder with such
             an ending, for a checkpoint.
         device: Where it goes.
 
@@ -255,8 +262,8 @@ def open_model(name: str, *, device: str = "auto") -> TransformerBridge:
         raise ComparisonError(f"{name!r}: expected the number of a step after '@step-'")
     from workbench.core.modular import run as trainings
 
-    is_folder = Path(whole).expanduser().is_dir()
-    run = trainings.open_run(Path(whole).expanduser()) if is_folder else None
+    folder = files.folder_of(whole)
+    run = None if folder is None else trainings.open_run(folder)
     run = run or trainings.bundled_run(whole)
     return sources.load_model(run.save_model(int(ending)), device=device)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench.core import results, runs
+from workbench.core import reading, results, runs
 from workbench.core.engine import running
 from workbench.report.document import Finding, Section
 from workbench.report.spec import AuditSpec, Behaviour, Verdict
@@ -60,14 +60,19 @@ def named_file(folder: Path, name: str) -> Path:
         NotExamined: If it lies outside of the folder, or is not there.
     """
     root = folder.resolve()
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+        there = path.exists()
+    # A name that is too long, holds a zero, or leads around in a circle.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NotExamined(f"{reading.quoted(name)} is no name of a file beside the spec") from error
     if not path.is_relative_to(root):
         raise NotExamined(
-            f"{name!r} lies outside of the folder of the spec, and an audit reads nothing there: "
-            "put it beside the spec and name it by its relative path"
+            f"{reading.quoted(name)} lies outside of the folder of the spec, and an audit reads "
+            "nothing there: put it beside the spec and name it by its relative path"
         )
-    if not path.exists():
-        raise NotExamined(f"there is no file {name!r} beside the spec")
+    if not there:
+        raise NotExamined(f"there is no file {reading.quoted(name)} beside the spec")
     return path
 
 

@@ -14,8 +14,8 @@ from workbench.report.document import Finding
 from workbench.report.spec import Question, Verdict
 
 MOST = 3
-_URGENCY: tuple[Verdict, ...] = ("fail", "warn", "pass", "not examined")
-_INTEREST: tuple[Question, ...] = (
+URGENCY: tuple[Verdict, ...] = ("fail", "warn", "pass", "not examined")
+INTEREST: tuple[Question, ...] = (
     "behaviour",
     "training",
     "circuit",
@@ -36,7 +36,7 @@ def headlines(findings: Sequence[Finding]) -> tuple[str, ...]:
         Ids of three, or of all where there are fewer.
     """
     chosen: list[str] = []
-    for verdict in _URGENCY:
+    for verdict in URGENCY:
         chosen += _turns([one for one in findings if one.verdict == verdict])
     return tuple(chosen[:MOST])
 
@@ -44,7 +44,7 @@ def headlines(findings: Sequence[Finding]) -> tuple[str, ...]:
 def _turns(findings: Sequence[Finding]) -> list[str]:
     """Ids in rounds: the first finding of every question, then the second of every question."""
     by_question = {
-        question: [one.id for one in findings if one.question == question] for question in _INTEREST
+        question: [one.id for one in findings if one.question == question] for question in INTEREST
     }
     rounds = max(map(len, by_question.values()))
     return [ids[i] for i in range(rounds) for ids in by_question.values() if i < len(ids)]

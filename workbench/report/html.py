@@ -1,7 +1,8 @@
 r"""A report as one HTML file: self-contained, accessible, interactive, and able to be read back.
 
 1. Jinja2 fills `templates/report.html.j2` with everything escaped and with nothing hidden
-   (`wording.visible`); the style sheet, the script and Plotly are inline.
+   (`wording.visible`); the style sheet, the script and Plotly are inline. A comparison of two
+   reports is `templates/comparison.html.j2`, of the same parts.
 2. The report's JSON stands once in the page, with `<`, `>` and `&` as `\u003c` and so on, so that
    no string in it can end its element. The page's script draws the figures from it; `read` takes
    it back, and `render` of that gives the same page to the byte. A number that was altered in the
@@ -30,13 +31,17 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.core import plots
+from workbench.core import plots, reading
 from workbench.report import document, figures, vector, wording
+
+if TYPE_CHECKING:
+    from workbench.report.comparing import Comparison
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _OPENING = '<script type="application/json" id="report">'
+_OPENING_OF_BOTH = '<script type="application/json" id="comparison">'
 _CLOSING = "</script>"
 # What could end the element, and what an editor or a terminal would not show as it is.
 _NOT_IN_SCRIPT = re.compile(r"[<>&]|[^\x20-\x7e]")
@@ -52,7 +57,8 @@ class Shown:
     Attributes:
         label: "Figure 3".
         caption: What one sees.
-        place: Section and exhibit in the report's JSON; empty for what is not drawn.
+        is_figure: Whether it is a figure, drawn or not.
+        place: Where the figure is in the page's JSON; empty for what is not drawn.
         height: Pixels of the drawn figure.
         still: Data address of the vector graphic; empty where there is none.
         reason: Why a picture is missing; empty where none is.
@@ -62,6 +68,7 @@ class Shown:
 
     label: str
     caption: str
+    is_figure: bool
     place: str
     height: int
     still: str
@@ -79,6 +86,49 @@ def render(report: document.Report) -> str:
     Returns:
         The page.
     """
+    return _page(
+        "report.html.j2",
+        (_OPENING, report.model_dump_json(by_alias=True)),
+        kind="Model audit",
+        what="report",
+        title=wording.title(report),
+        reports=(report,),
+        report=report,
+        groups=wording.groups(report),
+        exhibits=_exhibits(report),
+    )
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Write a comparison as HTML.
+
+    Args:
+        comparison: The comparison.
+
+    Returns:
+        The page.
+    """
+    from workbench.report import changes
+
+    story = changes.tell(comparison)
+    drawn = [_shown(one, label, f"{i}") for i, (label, one) in enumerate(story.exhibits)]
+    kept = json.dumps([one.figure for _, one in story.exhibits])
+    return _page(
+        "comparison.html.j2",
+        (_OPENING_OF_BOTH, comparison.model_dump_json(by_alias=True)),
+        figures=kept,
+        kind="Model comparison",
+        what="comparison",
+        title=story.title,
+        reports=comparison.reports,
+        comparison=comparison,
+        story=story,
+        exhibits=drawn,
+    )
+
+
+def _page(template: str, data: tuple[str, str], *, figures: str = "", **shown: Any) -> str:
+    """Fill a template: what opens the data and the data themselves, figures, and what is shown."""
     import jinja2
     import markupsafe
 
@@ -90,6 +140,7 @@ def render(report: document.Report) -> str:
         lstrip_blocks=True,
         finalize=_with_nothing_hidden,
     )
+    opening, plain = data
     # Each is a file of ours or of Plotly's, or escaped for its place: none is text to escape again.
     inline = {
         name: markupsafe.Markup(text)  # noqa: S704 - see above
@@ -97,19 +148,14 @@ def render(report: document.Report) -> str:
             "css": _own("report.css"),
             "script": _own("report.js"),
             "plotly": _plotly(),
-            "data": _in_script(report.model_dump_json(by_alias=True)),
+            "opening": opening,
+            "data": _in_script(plain),
+            "figures": _in_script(figures),
             "style": _in_script(_figure_style()),
         }.items()
     }
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        wording=wording,
-        groups=wording.groups(report),
-        exhibits=_exhibits(report),
-        policy=_policy(),
-        maps=_name_of_maps(),
-        opening=markupsafe.Markup(_OPENING),  # noqa: S704 - a constant
-        **inline,
+    return environment.get_template(template).render(
+        wording=wording, policy=_policy(), maps=_name_of_maps(), **inline, **shown
     )
 
 
@@ -125,20 +171,40 @@ def read(text: str) -> str:
     Raises:
         ValueError: If the page does not hold exactly one report.
     """
-    count = text.count(_OPENING)
+    return _data(text, _OPENING, "report")
+
+
+def read_comparison(text: str) -> str:
+    """Take the comparison's JSON out of a page.
+
+    Args:
+        text: The page.
+
+    Returns:
+        The JSON; `Comparison.model_validate_json` checks what it says.
+
+    Raises:
+        ValueError: If the page does not hold exactly one comparison.
+    """
+    return _data(text, _OPENING_OF_BOTH, "comparison")
+
+
+def _data(text: str, opening: str, what: str) -> str:
+    """What stands between the opening of an element and its end, if it is JSON."""
+    count = text.count(opening)
     if count != 1:
         raise ValueError(
-            "this HTML file is no report of the workbench: expected exactly one element "
-            f"{_OPENING}, found {count}"
+            f"this HTML file is no {what} of the workbench: expected exactly one element "
+            f"{opening}, found {count}"
         )
-    _, _, rest = text.partition(_OPENING)
+    _, _, rest = text.partition(opening)
     found, closing, _ = rest.partition(_CLOSING)
     if not closing:
-        raise ValueError(f"this report is cut off: its data are not ended by {_CLOSING}")
+        raise ValueError(f"this {what} is cut off: its data are not ended by {_CLOSING}")
     try:
-        json.loads(found)
-    except ValueError as error:
-        raise ValueError(f"the data of this report are damaged: {error}") from error
+        reading.json_of(found)
+    except reading.UnreadableError as error:
+        raise ValueError(f"the data of this {what} are damaged: {error}") from error
     return found
 
 
@@ -213,7 +279,9 @@ def _hash(text: str) -> str:
 def _exhibits(report: document.Report) -> dict[tuple[str, int], Shown]:
     labels = wording.labels(report)
     return {
-        (section.id, index): _shown(one, labels[section.id, index], f"{number}.{index}")
+        (section.id, index): _shown(
+            one, labels[section.id, index], f"sections.{number}.exhibits.{index}.figure"
+        )
         for number, section in enumerate(report.sections)
         for index, one in enumerate(section.exhibits)
         if (section.id, index) in labels
@@ -221,22 +289,31 @@ def _exhibits(report: document.Report) -> dict[tuple[str, int], Shown]:
 
 
 def _shown(one: document.Exhibit, label: str, place: str) -> Shown:
+    shown = Shown(
+        label=label,
+        caption=one.caption,
+        is_figure=one.figure is not None,
+        place="",
+        height=0,
+        still="",
+        reason="",
+        table=one.table,
+        folded=False,
+    )
     if one.figure is None:
-        reason = "" if one.table else wording.NOTHING_KEPT
-        return Shown(label, one.caption, "", 0, "", reason, one.table, folded=False)
+        return shown if one.table else dataclasses.replace(shown, reason=wording.NOTHING_KEPT)
     kinds = {figures.kind(trace) for trace in figures.traces(one.figure)}
     still, reason = "", ""
     try:
         drawn = vector.draw(one.figure).encode()
         still = f"data:image/svg+xml;base64,{base64.b64encode(drawn).decode()}"
     except vector.CannotDraw:
-        reason = wording.INTERACTIVE_ONLY
+        reason = wording.ON_SCREEN_ONLY
     interactive = kinds <= figures.INTERACTIVE
     if not interactive:
         reason = wording.NOT_DRAWN
-    return Shown(
-        label=label,
-        caption=one.caption,
+    return dataclasses.replace(
+        shown,
         place=place if interactive else "",
         height=vector.height(one.figure),
         still=still,

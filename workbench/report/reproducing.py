@@ -28,7 +28,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import decimal
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -37,6 +36,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pydantic
 
+from workbench.core import files, reading
 from workbench.report import document, spec_files
 from workbench.report.document import Cell, Report
 
@@ -210,10 +210,9 @@ def open_file(path: Path) -> Opened:
 
 def _parsed(text: str, path: Path) -> Report:
     try:
-        plain = json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise ReportFileError(f"{path} does not hold the JSON of a report: {why}") from error
+        plain = reading.json_of(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
+    except ValueError as error:
+        raise ReportFileError(f"{path} does not hold the JSON of a report: {error}") from error
     if isinstance(plain, dict) and plain.get("format", 1) != 1:
         raise ReportFileError(
             f"{path} is of format {plain['format']!r}; this workbench reads format 1"
@@ -235,12 +234,12 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:60]!r} is given twice in one object")
+        raise reading.UnreadableError(f"{reading.quoted(twice)} is given twice in one object")
     return made
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise reading.UnreadableError(f"{name} is no number of JSON")
 
 
 def reproduce(
@@ -339,8 +338,9 @@ def location(report: Report, model: str | None = None) -> str:
     name = report.manifest.model
     if name in card.list_models():
         return name
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
+    folder = files.folder_of(name)
+    if folder is not None:
+        return str(folder)
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -348,9 +348,9 @@ def location(report: Report, model: str | None = None) -> str:
         return huggingface_hub.snapshot_download(name, local_files_only=True)
     except (errors.HFValidationError, errors.LocalEntryNotFoundError, OSError) as error:
         raise ReproductionError(
-            f"the report is about {name!r}, which is neither bundled, nor a folder here, nor "
-            "downloaded already, and nothing is downloaded because a report says so: say where "
-            "the model is (--model FOLDER or --model NAME)"
+            f"the report is about {reading.quoted(name)}, which is neither bundled, nor a folder "
+            "here, nor downloaded already, and nothing is downloaded because a report says so: say "
+            "where the model is (--model FOLDER or --model NAME)"
         ) from error
 
 
@@ -391,7 +391,8 @@ def _digest(folder: Path, name: str) -> str:
         return examining.digest(examining.named_file(folder, name))
     except (OSError, examining.NotExamined) as error:
         raise ReproductionError(
-            f"the report was made with a file {name!r}, which cannot be read in {str(folder)!r}: "
+            f"the report was made with a file {reading.quoted(name)}, which cannot be read in "
+            f"{str(folder)!r}: "
             "say in which folder the files of its spec are (--folder)"
         ) from error
 

@@ -11,9 +11,10 @@ Units: numbers are shown with four significant digits; the JSON has all.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
-import unicodedata
 
+from workbench.core import reading
 from workbench.report.document import Cell, Finding, Measured, Report, Section
 from workbench.report.spec import QUESTIONS, VERDICTS, Question, Verdict
 
@@ -44,39 +45,13 @@ MEASURED_COLUMNS = ("measured", "value", "interval", "n", "compared with", "p", 
 MISSING = "not known"
 # What a cell of those columns says where there is nothing to say.
 ABSENT = frozenset({MISSING, "no interval", "no count", "no null", "no p", "none asked"})
-INTERACTIVE_ONLY = "Drawn in the interactive report only."
+INTERACTIVE_ONLY = "Drawn in the interactive report (HTML) only."
+# What the interactive report itself says where its script draws nothing, as in print.
+ON_SCREEN_ONLY = "Drawn on a screen by the script of this page, and by that alone."
 NOT_DRAWN = "A figure of this kind is not drawn; its numbers are in the report's JSON."
 NOTHING_KEPT = "Neither a figure nor a table was kept."
-_PLAIN_BREAKS = "\n"
-# Letters that draw nothing: Hangul fillers, and the empty braille pattern.
-_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-# Line and paragraph separators, controls, formats (bidi among them), surrogates, private, unknown.
-_UNSEEN = frozenset({"Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"})
-# Combining marks in a row that a script may need; more would climb over the lines around.
-_MOST_MARKS = 4
+visible = reading.visible
 _LARGE = 1e15
-
-
-def visible(text: str) -> str:
-    """Text in which nothing hides.
-
-    Args:
-        text: Any string.
-
-    Returns:
-        The same, with "⟨U+202E⟩" for a character that would turn, hide or break text.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    shown: list[str] = []
-    marks = 0
-    for character in text:
-        marks = marks + 1 if unicodedata.combining(character) else 0
-        hidden = (
-            unicodedata.category(character) in _UNSEEN or character in _BLANK or marks > _MOST_MARKS
-        ) and character not in _PLAIN_BREAKS
-        shown.append(f"⟨U+{ord(character):04X}⟩" if hidden else character)
-    return "".join(shown)
 
 
 def number(value: Cell) -> str:
@@ -173,6 +148,45 @@ def seconds(value: float | int) -> str:
         return f"{value:.2g} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes:,} min {rest} s"
+
+
+def left_out(unprinted: int, unkept: int) -> str:
+    """How many rows of a table are not printed, and where they are.
+
+    Args:
+        unprinted: Rows that the report has and a page does not show.
+        unkept: Rows that the report does not have.
+
+    Returns:
+        Such as "… 12 more rows in the interactive report (HTML) and in the JSON."; empty where
+        there is nothing to say.
+    """
+    parts: list[str] = []
+    if unprinted:
+        rows = f"{number(unprinted)} more row{'' if unprinted == 1 else 's'}"
+        parts.append(f"{rows} in the interactive report (HTML) and in the JSON")
+    if unkept:
+        rows = f"{number(unkept)} {'further' if parts else 'more'} row{'' if unkept == 1 else 's'}"
+        parts.append(f"{rows} not kept in the report")
+    return f"… {'; '.join(parts)}." if parts else ""
+
+
+def when(report: Report) -> str:
+    """When a report was made.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Such as "2026-11-22 05:30 UTC"; what the report says where that is no time with a zone.
+    """
+    try:
+        made = report.created
+    except ValueError:
+        return report.manifest.created
+    if made.tzinfo is None:
+        return report.manifest.created
+    return f"{made.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def title(report: Report) -> str:

@@ -1,9 +1,10 @@
-// Draws the figures of a report when they come into view, and switches between light and dark.
-// Everything shown is read from the report's own JSON; nothing is fetched.
+// Draws the figures of a page when they come into view, and switches between light and dark.
+// Everything shown is read from the page's own JSON; nothing is fetched.
 "use strict";
 (() => {
   const style = JSON.parse(document.getElementById("figure-style").textContent);
-  const report = JSON.parse(document.getElementById("report").textContent);
+  const holder = document.getElementById("figures") ?? document.getElementById("report");
+  const kept = JSON.parse(holder.textContent);
   const root = document.documentElement;
   const button = document.getElementById("theme");
   const system = window.matchMedia("(prefers-color-scheme: dark)");
@@ -20,7 +21,7 @@
     text.replace(hidden, (one) =>
       one === "\n" ? one : `⟨U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 
-  // A copy with plain strings; the figure in the report stays as it is.
+  // A copy with plain strings; the figure in the JSON stays as it is.
   const copied = (value) => {
     if (typeof value === "string") return visible(value);
     if (Array.isArray(value)) return value.map(copied);
@@ -33,8 +34,26 @@
       .filter((trace) => kinds.has(trace.type ?? "scatter"))
       .map((trace) => (trace.type === "scattergl" ? { ...trace, type: "scatter" } : trace));
 
-  const layout = (figure, height) => {
+  // Titles of horizontal axes in as many lines as a narrow page needs; a letter is 8 pixels wide.
+  const folded = (text, width) => {
+    const most = Math.max(width / 8, 12);
+    const lines = [""];
+    for (const word of text.split(" ")) {
+      const longer = lines.at(-1) ? `${lines.at(-1)} ${word}` : word;
+      if (longer.length <= most || !lines.at(-1)) lines[lines.length - 1] = longer;
+      else lines.push(word);
+    }
+    return lines.join("<br>");
+  };
+
+  const layout = (figure, element) => {
     const made = copied(figure.layout ?? {});
+    for (const [name, axis] of Object.entries(made)) {
+      const title = name.startsWith("xaxis") ? axis?.title : null;
+      // What holds markup is left as it is.
+      if (typeof title?.text === "string" && !title.text.includes("<"))
+        title.text = folded(title.text, 0.65 * element.clientWidth);
+    }
     // Pictures from elsewhere, and controls that a report does not use.
     for (const name of ["images", "updatemenus", "sliders", "template", "width"]) delete made[name];
     const text = style.text[isDark() ? "dark" : "light"];
@@ -44,7 +63,7 @@
     made.hoverlabel = { bgcolor: box, bordercolor: "#8a9099", font: { color: text } };
     made.modebar = { bgcolor: "rgba(0,0,0,0)", color: "#8a9099", activecolor: text };
     made.autosize = true;
-    made.height = height;
+    made.height = Number(element.dataset.height);
     return made;
   };
 
@@ -56,18 +75,15 @@
     plotlyServerURL: "",
   };
 
-  const place = (element) => {
-    const [section, exhibit] = element.dataset.figure.split(".").map(Number);
-    return report.sections[section].exhibits[exhibit].figure;
-  };
+  const place = (element) =>
+    element.dataset.figure.split(".").reduce((inner, name) => inner[name], kept);
 
   const draw = async (element) => {
     const figure = place(element);
-    const height = Number(element.dataset.height);
     element.hidden = false;
     element.parentElement.classList.add("live");
     try {
-      await Plotly.newPlot(element, traces(figure), layout(figure, height), options);
+      await Plotly.newPlot(element, traces(figure), layout(figure, element), options);
       drawn.push(element);
     } catch {
       // The still picture stays.
@@ -102,7 +118,7 @@
     button.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
     for (const element of drawn) {
       const figure = place(element);
-      Plotly.react(element, traces(figure), layout(figure, Number(element.dataset.height)), options);
+      Plotly.react(element, traces(figure), layout(figure, element), options);
     }
   };
   button.hidden = false;

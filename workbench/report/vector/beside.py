@@ -13,7 +13,9 @@ from workbench.report.vector import style
 from workbench.report.vector.page import Page, Panel
 from workbench.report.vector.scales import Colours
 
+# Points between a place and its words; beside a large mark, from its edge.
 _SHIFT = 6
+_FROM_EDGE = 3
 
 
 def mark_colours(
@@ -99,6 +101,8 @@ def texts(
     text = trace.get("text")
     listed = [text] * len(ends[0]) if isinstance(text, str) else figures.values(text)
     places = figures.values(trace.get("textposition")) or [trace.get("textposition")]
+    size = figures.number(figures.mapping(trace.get("marker")).get("size"), 0)
+    shift = max(_SHIFT, min(size, 60) * style.POINT / 2 + _FROM_EDGE)
     for index, (across, up, one) in enumerate(zip(*ends, listed, strict=False)):
         if not one or not (math.isfinite(across) and math.isfinite(up)):
             continue
@@ -115,8 +119,8 @@ def texts(
             style.printable(figures.plain_text(one)),
             (across, up),
             xytext=(
-                {"left": -_SHIFT, "right": _SHIFT}.get(horizontal, 0),
-                {"top": _SHIFT, "bottom": -_SHIFT}.get(vertical, 0),
+                {"left": -shift, "right": shift}.get(horizontal, 0),
+                {"top": shift, "bottom": -shift}.get(vertical, 0),
             ),
             textcoords="offset points",
             zorder=5,

@@ -54,8 +54,9 @@ def scatter(page: Page, panel: Panel, trace: dict[str, Any], colour: str) -> Any
         shown = style.first_colour(marker.get("color"), line.get("color"), colour)
         _marks(page, panel, trace, ends=ends, colour=shown)
         if handle is None:
-            name, _ = style.symbol(marker)
+            name, hollow = style.symbol(marker)
             handle = lines.Line2D([], [], linestyle="", marker=name, color=shown)
+            handle.set_fillstyle("none" if hollow else "full")
     elif not invisible:
         # Of axes without marks: their range is that of the points, drawn or not.
         ax.update_datalim(np.column_stack([x, y])[np.isfinite(x) & np.isfinite(y)])
