@@ -1,4 +1,4 @@
-"""Attention: where does each head look, and which label has it earned?
+"""Attention: where does each head look?
 
 1. Write a prompt: every head is a small map of who looks at whom; click one to see it large.
 2. Weigh attention by what the values write, and see what one position looks at most.

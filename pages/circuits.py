@@ -1,4 +1,4 @@
-"""Circuits: which connections carry this behaviour, and how much of it?
+"""Circuits: which connections carry this behaviour?
 
 1. Pick a model, pairs and how faithful the circuit must be; the preflight says whether the question
    makes sense.
@@ -25,6 +25,7 @@ from workbench.core.engine import decoder, graph, metrics, running
 from workbench.core.engine import preflight as checking
 from workbench.core.models import card
 from workbench.ui import (
+    addresses,
     agreement,
     downloads,
     escaping,
@@ -89,7 +90,12 @@ def ask(model: str) -> tuple[pairs.Choice | None, dict[str, Any]]:
             "Held-out share of the pairs", 0.0, 0.9, 0.5, 0.1, key="held_out", bind="query-params"
         )
         options["n_random"] = three.number_input(
-            "Random circuits beside it", 0, 1000, 100, key="n_random", bind="query-params"
+            "Random circuits beside it",
+            0,
+            1000,
+            100,
+            key="n_random",
+            bind=addresses.whole_number("n_random"),
         )
     now = [model, choice.description if choice else None, options]
     if st.session_state.setdefault(ASKED, now) != now:
@@ -145,7 +151,7 @@ def find_or_run(name: str, choice: pairs.Choice, options: dict[str, Any]) -> Non
         # A round of pruning tries each edge once, and later rounds have few left.
         count = min(n_edges, 5000) + options["n_random"] + VERIFIED
         cost = f"about {jobs.duration(seconds * count)}, {n_edges:,} edges"
-        if st.button(f"Run ({cost})", type="primary"):
+        if st.button(f"Run ({cost})"):
             jobs.manager().submit(key, work, label="Finding the circuit")
             # Draws the page anew, without the button.
             st.rerun()
@@ -470,7 +476,7 @@ def script(
     return code + "".join(f"{line}\n" for line in lines)
 
 
-st.title("Which connections carry this behaviour, and how much of it?")
+st.title("Which connections carry this behaviour?")
 shared = st.query_params.get("run", "")
 picked = subject.pick()
 if picked is not None or shared:

@@ -108,8 +108,7 @@ def pick() -> Looked | None:
     if what == OF_NETWORK:
         from workbench.core.networks import sources
 
-        names = sources.list_networks()
-        name = st.selectbox("Network", names, key="network", bind="query-params") or names[0]
+        name = subject.pick_network(sources.list_networks())
         network = opened(name)
         lines = (f"network = sources.load_network({name!r})",)
         return Looked(name, network, sources.network_fingerprint(network), "", lines)

@@ -255,7 +255,7 @@ def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
         k = int(second[1].number_input("Active at a token (k)", 1, 512, 8))
         n_steps = int(second[2].number_input("Steps", 50, 1_000_000, 1000))
         seed = int(second[3].number_input("Seed", 0, 2**31 - 1, 0))
-        sent = st.form_submit_button("Train", type="primary")
+        sent = st.form_submit_button("Train")
     asked = [site, layer, kind, latents, k, n_steps, seed]
     if sent:
         st.session_state["training"] = asked
@@ -287,7 +287,7 @@ def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
         return
     st.markdown(escaping.markdown(found.summary()))
     showing.figure(found.figure())
-    st.button("Look at it", type="primary", on_click=turn_to, args=(place,))
+    st.button("Look at it", on_click=turn_to, args=(place,))
 
 
 DRAW: dict[str, Any] = dict(

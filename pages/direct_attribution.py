@@ -1,4 +1,4 @@
-"""Direct attribution: which parts of the model write the logit of this answer?
+"""Direct attribution: which parts write this logit?
 
 1. Pick a model, write a prompt, choose a position and an answer, or two that are compared.
 2. See the logit as a sum: the largest parts one after another, all of them at every position, heads

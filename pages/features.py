@@ -1,4 +1,4 @@
-"""Features: what makes it fire?
+"""Features: what makes each unit fire?
 
 1. Pick a model and a corpus, which is read once for all units of a kind.
 2. Find units: all in an order, those that are largest at a token, or those that a description fits,
@@ -164,7 +164,7 @@ def look(name: str, model: TransformerBridge) -> None:
     downloads.offer_stored(scan, "scan")
 
 
-st.title("What makes it fire?")
+st.title("What makes each unit fire?")
 st.caption(
     "Every unit is read over a whole corpus: where it is largest, but also where it is small or "
     "negative, since its largest examples alone mislead. Its own page shows all of its range."

@@ -1,4 +1,4 @@
-"""Grokking: how does a network come to generalise, and what has it learned by then?
+"""Grokking: how does a network come to generalise?
 
 1. Pick a run, or start one; it goes on in the background and is watched while it does.
 2. See what every checkpoint measures, and the phases that this shows.
@@ -24,7 +24,17 @@ from analyses import grokking
 from analyses.grokking import changes, circuit, curves, drops, pictures, tracking
 from workbench.core import results, runs
 from workbench.core.modular import network, theory
-from workbench.ui import downloads, escaping, jobs, showing, steps, stored, tables, trainings
+from workbench.ui import (
+    addresses,
+    downloads,
+    escaping,
+    jobs,
+    showing,
+    steps,
+    stored,
+    tables,
+    trainings,
+)
 
 AnyResult = TypeVar("AnyResult", bound=results.Result)
 OTHER_PAGES = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem != "grokking")
@@ -335,7 +345,9 @@ def choose_neuron_and_answer(run: grokking.TrainingRun, step: int) -> tuple[int,
         required=True,
     )
     most = run.task.p - 1
-    answer = right.number_input("Answer c", 0, most, 1, key="answer", bind="query-params")
+    answer = right.number_input(
+        "Answer c", 0, most, 1, key="answer", bind=addresses.whole_number("answer")
+    )
     return index, int(answer)
 
 

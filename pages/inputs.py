@@ -1,4 +1,4 @@
-"""Optimized inputs: which continuous input does a unit want?
+"""Optimized inputs: which input does a unit want?
 
 1. Pick one of the networks that come along, and a channel of it.
 2. See the input that makes it most active grow from noise, beside the best real example and the
@@ -28,7 +28,7 @@ from analyses.feature_visualization.inputs import (
 )
 from workbench.core import results
 from workbench.core.networks import examples, sources
-from workbench.ui import downloads, escaping, jobs, showing, steps, stored
+from workbench.ui import downloads, escaping, jobs, showing, steps, stored, subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -285,7 +285,7 @@ def look() -> None:
     """The pickers, and what is asked for."""
     names = sources.list_networks()
     left, middle, right = st.columns([2, 2, 1])
-    name = left.selectbox("Network", names, key="network", bind="query-params") or names[0]
+    name = subject.pick_network(names, left)
     card = sources.network_card(name)
     st.caption(escaping.markdown(f"{card.summary} Held-out accuracy {card.test_accuracy:.1%}."))
     network, data = opened(name)

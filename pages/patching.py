@@ -265,7 +265,7 @@ def find_or_run(
 
     if jobs.manager().find(key) is None:
         estimate = f"about {jobs.duration(checks.seconds)}"
-        if st.button(f"Run ({estimate}, {checks.runs:,} patched runs)", type="primary"):
+        if st.button(f"Run ({estimate}, {checks.runs:,} patched runs)"):
             jobs.manager().submit(key, work, label="Patching")
             # Draws the page anew, without the button.
             st.rerun()

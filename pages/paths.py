@@ -180,7 +180,7 @@ def find_or_run(model: TransformerBridge, chosen: ContrastPairs, options: dict[s
 
     if jobs.manager().find(key) is None:
         estimate = f"about {jobs.duration(seconds)}"
-        if st.button(f"Run ({estimate}, {n_senders:,} senders)", type="primary"):
+        if st.button(f"Run ({estimate}, {n_senders:,} senders)"):
             jobs.manager().submit(key, work, label="Patching paths")
             # Draws the page anew, without the button.
             st.rerun()

@@ -21,7 +21,7 @@ from workbench.core.models import card
 from workbench.core.prompts import tasks
 from workbench.report import spec as specs
 from workbench.report import wording
-from workbench.ui import escaping, jobs, reports, showing, steps, subject, tables
+from workbench.ui import addresses, escaping, jobs, reports, showing, steps, subject, tables
 
 if TYPE_CHECKING:
     from workbench.report.document import Exhibit, Report, Section
@@ -164,7 +164,13 @@ def chosen(model: str) -> specs.AuditSpec:
         placeholder="Those that the model is known for, or shows",
     )
     n = right.number_input(
-        "Pairs of each", 2, 10_000, 64, key="n", bind="query-params", disabled=not behaviours
+        "Pairs of each",
+        2,
+        10_000,
+        64,
+        key="n",
+        bind=addresses.whole_number("n"),
+        disabled=not behaviours,
     )
     asked = st.pills(
         "Questions",
@@ -257,7 +263,9 @@ def choose_limits() -> dict[str, Any]:
             "minutes": one.number_input("Minutes", 0.1, 10_080.0, usual.minutes, key="minutes"),
             "gigabytes": two.number_input("Gigabytes", 0.1, 4096.0, usual.gigabytes, key="gb"),
         },
-        "seed": three.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params"),
+        "seed": three.number_input(
+            "Seed", 0, 2**31 - 1, 0, key="seed", bind=addresses.whole_number("seed")
+        ),
         "confidence": four.number_input("Confidence", 0.51, 0.999, 0.95, 0.01, key="confidence"),
     }
 
@@ -284,7 +292,7 @@ def run(model: str, spec: specs.AuditSpec, tested: bool) -> None:
     label = f"Auditing {model}"
     if jobs.manager().find(key) is None:
         cost = f"at most {jobs.duration(60 * spec.limits.minutes)}"
-        if st.button(f"Run the audit ({cost})", type="primary"):
+        if st.button(f"Run the audit ({cost})"):
             jobs.manager().submit(key, work, label=label)
             # Draws the page anew, without the button.
             st.rerun()

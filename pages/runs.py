@@ -36,6 +36,8 @@ REOPENED_BY = {
     "circuits.discover": ("circuits", "Circuits"),
 }
 SHOWN, ROWS, MINUTE = 1000, 1000, 16
+# Folders of a path that is shown whole; a hub name has two.
+SHORT = 3
 BOTH = 2
 
 
@@ -80,6 +82,8 @@ def pick(found: Sequence[runs.Run]) -> list[str]:
     """
     linked = [one for one in st.query_params.get("run", "").split(",") if one]
     shown = found[:SHOWN]
+    if not shown:
+        return linked
     ids = [run.id for run in shown]
     event: Any = st.dataframe(
         [
@@ -87,7 +91,7 @@ def pick(found: Sequence[runs.Run]) -> list[str]:
                 "title": run.title,
                 "tags": list(run.tags),
                 "analysis": run.analysis,
-                "model": run.model,
+                "model": short(run.model),
                 "made (UTC)": run.created[:MINUTE].replace("T", " "),
                 "run": run.id,
                 "seed": str(run.seed),
@@ -95,7 +99,7 @@ def pick(found: Sequence[runs.Run]) -> list[str]:
             for run in shown
         ],
         hide_index=True,
-        column_config={"title": st.column_config.TextColumn(width="medium")},
+        column_config={"title": st.column_config.TextColumn(width="large")},
         height=min(400, 38 + 35 * len(shown)),
         on_select="rerun",
         selection_mode="multi-row",
@@ -112,6 +116,12 @@ def pick(found: Sequence[runs.Run]) -> list[str]:
     )
     chosen = [ids[row] for row in event.selection.rows]
     return chosen or [one for one in linked if one not in ids]
+
+
+def short(model: str) -> str:
+    """The end of a model's name where that is a long path; what made the run has the whole."""
+    folders = Path(model).parts
+    return model if len(folders) <= SHORT else "/".join(["…", *folders[-SHORT:]])
 
 
 def change(store: runs.RunStore, chosen: Sequence[runs.Run]) -> None:
@@ -131,7 +141,7 @@ def change(store: runs.RunStore, chosen: Sequence[runs.Run]) -> None:
     )
     with deleted.popover("Delete …"):
         st.markdown(f"This deletes {count} from the disk. It cannot be undone.")
-        if st.button(f"Delete {count} for good", type="primary"):
+        if st.button(f"Delete {count} for good"):
             for run in ids:
                 store.delete(run)
             del st.query_params["run"]
@@ -304,10 +314,11 @@ def main() -> None:
     store = runs.RunStore()
     asked = ask(store)
     found = store.runs(**asked)
-    if not found and not asked:
+    if not found:
         st.info(
-            "Nothing yet. What the pages find is kept here by itself, and so is what a command "
-            "saves with `-o`."
+            "No run is like this. Leave a filter out to see more."
+            if asked
+            else "Nothing yet. What the pages and commands find is kept here by itself."
         )
     linked = pick(found)
     if linked:

@@ -1,4 +1,4 @@
-"""Unit: what does this one respond to?
+"""Unit: what does this unit respond to?
 
 1. Pick a model and name a unit: a neuron, a head, a coordinate of the stream, a latent, or a
    direction that is made of two tokens or was stored.
@@ -591,7 +591,7 @@ def show_notes(at: Looked) -> None:
         st.caption(escaping.markdown(f"Kept with it: the scores of {evidence.description}."))
     save, remove, _ = st.columns([1, 1, 4])
     try:
-        if save.button("Save", type="primary"):
+        if save.button("Save"):
             notes.write(
                 root,
                 mark,

@@ -1,4 +1,4 @@
-"""Weights: what do they do, before any text has gone through them?
+"""Weights: what do the weights do, before any text is read?
 
 1. Every matrix beside a random one; every head's circuits from token to token, and whether it
    copies; which heads can read which; how tokens lie in the embedding; what a neuron reads and
@@ -522,7 +522,7 @@ def look(at: Looked) -> None:
         showing.code([*imports, "", f"model = load_model({at.name!r})", *at.code])
 
 
-st.title("What do the weights do, before any text has gone through them?")
+st.title("What do the weights do, before any text is read?")
 picked = subject.pick()
 if picked is not None:
     loaded = subject.loaded(picked)

@@ -8,39 +8,37 @@ import pytest
 from streamlit.runtime.scriptrunner import magic
 from streamlit.testing.v1 import AppTest
 
-from tests.visiting import ROOT, visit
+from tests.visiting import PATIENCE, ROOT, settled, visit
 from workbench import app
-
-
-@pytest.mark.parametrize(
-    ("source", "title"),
-    [
-        ('"""Patching: which component does this?\n\nMore: of it.\n"""', "Patching"),
-        ('"""A page that asks nothing."""', "Logit lens"),
-        ('"""Two\nlines: here."""', "Logit lens"),
-        ("x = 1", "Logit lens"),
-    ],
-)
-def test_a_page_is_named_by_what_its_docstring_opens_with(
-    tmp_path: Path, source: str, title: str
-) -> None:
-    page = tmp_path / "logit_lens.py"
-    page.write_text(source)
-    assert app.page_title(page) == title
 
 
 def test_a_page_that_is_dropped_in_is_found(tmp_path: Path) -> None:
     for folder in ("workbench", "pages"):
         (tmp_path / folder).mkdir()
     shutil.copy(app.__file__, tmp_path / "workbench" / "app.py")
-    for name in ("model", "another"):
+    for name in ("start", "another"):
         text = f'"""{name.title()}: a page."""\nimport streamlit as st\nst.title("I am {name}")\n'
         (tmp_path / "pages" / f"{name}.py").write_text(text)
     at = AppTest.from_file(tmp_path / "workbench" / "app.py").run()
     assert not at.exception
-    assert at.title[0].value == "I am model"
+    assert at.title[0].value == "I am start"
     at.switch_page("../pages/another.py").run()
     assert at.title[0].value == "I am another"
+
+
+def test_the_app_opens_on_start_and_every_page_has_its_own_address() -> None:
+    at = AppTest.from_file(ROOT / "workbench" / "app.py").run()
+    assert not at.exception
+    assert at.title[0].value == "What do you want to know?"
+    assert visit("model").title[0].value.startswith("What is this model")
+
+
+def test_a_link_from_when_the_model_page_was_the_first_leads_to_it() -> None:
+    at = AppTest.from_file(ROOT / "workbench" / "app.py", default_timeout=PATIENCE)
+    at.query_params["model"] = "modadd-113"
+    at = settled(at.run())
+    assert at.title[0].value.startswith("What is this model")
+    assert at.selectbox(key="model").value == "modadd-113"
 
 
 def test_pages_are_compiled_and_not_parsed_into_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:

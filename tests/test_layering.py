@@ -95,6 +95,12 @@ def test_importing_the_library_loads_no_streamlit() -> None:
     assert loaded & {"streamlit", "transformer_lens", "sae_lens"} == set()
 
 
+def test_importing_all_analyses_loads_none_until_one_is_named() -> None:
+    loaded = loaded_after("import analyses")
+    assert loaded & {"torch", "numpy", "pandas", "plotly", "scipy"} == set()
+    assert "torch" in loaded_after("import analyses\nanalyses.logit_lens.read")
+
+
 @pytest.mark.parametrize("names", ["list_models", "list_models, model_card"])
 def test_listing_the_models_loads_no_model_library(names: str) -> None:
     loaded = loaded_after(f"from workbench import {names}\nlist_models()")
@@ -106,8 +112,9 @@ def test_the_first_page_waits_for_no_model_library() -> None:
     # back here, so that what is loaded is what the page itself asked for.
     code = """
 from streamlit.testing.v1 import AppTest
-from workbench.ui import jobs
+from workbench.ui import importing, jobs
 jobs.Manager._take_turn = lambda *arguments: None
+importing.begin = lambda: None
 at = AppTest.from_file("workbench/app.py", default_timeout=60).run()
 assert not at.exception, [e.value for e in at.exception]
 assert at.title[0].value.endswith("?"), "a page opens with a question"

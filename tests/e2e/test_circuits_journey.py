@@ -37,7 +37,7 @@ def test_from_the_question_to_the_attention_at_an_edge_and_back_by_link(
     expected = circuits.discover(model, pairs, n_random=9)
 
     page.goto(server)
-    page.get_by_role("heading", name="What is this model").wait_for(timeout=60_000)
+    page.get_by_role("heading", name="What do you want to know?").wait_for(timeout=60_000)
     titles = page.locator("[data-testid=stSidebarNavLink]").all_inner_texts()
     assert titles.index("Model") < titles.index("Patching") < titles.index("Circuits")
     page.get_by_role("link", name="Circuits").click()

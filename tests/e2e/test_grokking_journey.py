@@ -65,7 +65,7 @@ def test_from_a_new_training_to_a_checkpoint_on_another_page(
     page.get_by_text("The code that reproduces it").wait_for(timeout=120_000)
     task = grokking.Task(p=13, fraction=0.7)
     expected = grokking.train(task, grokking.recipe(**SMALL), folder=tmp_path / "run")
-    page.get_by_text(expected.summary()[:60]).wait_for()
+    page.get_by_text(expected.summary()[:60]).wait_for(timeout=120_000)
     phases = grokking.phases(grokking.track(expected))
     page.get_by_text(phases.summary()[:60]).wait_for(timeout=60_000)
     settle(page)

@@ -52,7 +52,7 @@ def test_from_the_first_page_to_a_patched_cell_and_back_by_link(
     expected = activation_patching.patch(workbench.load_model(model), pairs)
 
     page.goto(server)
-    page.get_by_role("heading", name="What is this model").wait_for(timeout=60_000)
+    page.get_by_role("heading", name="What do you want to know?").wait_for(timeout=60_000)
     page.get_by_role("link", name="Patching").click()
     page.get_by_role("heading", name="Which layer and position").wait_for(timeout=60_000)
     page.goto(f"{server}/patching?model={model}")

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -265,3 +266,117 @@ def test_a_page_says_why_a_job_failed(shared: jobs.Manager) -> None:
     until(lambda: job.done)
     at = AppTest.from_function(page).run()
     assert at.error[0].value == "Patching: 12 tokens against 13"
+
+
+class TestTurns:
+    """With one worker, who is begun when?"""
+
+    @pytest.fixture
+    def begun(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def gate(self, manager: jobs.Manager) -> Gate:
+        """A job of nobody that holds the worker until all others wait."""
+        gate = Gate()
+        manager.submit("first", gate, label="first", session="nobody")
+        until(gate.entered.is_set)
+        return gate
+
+    def ask(
+        self, manager: jobs.Manager, begun: list[str], session: str, count: int
+    ) -> list[jobs.Job]:
+        return [
+            manager.submit(
+                f"{session}{i}", lambda _, i=i: begun.append(f"{session}{i}"), label="x",
+                session=session,
+            )
+            for i in range(count)
+        ]  # fmt: skip
+
+    def test_a_session_with_ten_jobs_lets_others_have_their_turn(
+        self, manager: jobs.Manager, gate: Gate, begun: list[str]
+    ) -> None:
+        many = self.ask(manager, begun, "a", 10)
+        few = [*self.ask(manager, begun, "b", 2), *self.ask(manager, begun, "c", 1)]
+        # A page says its place, which is the one that it gets.
+        assert [job.ahead for job in few] == [1, 4, 2]
+        assert "number 2 in the queue" in jobs._progress_text(few[0])
+        gate.open = True
+        until(lambda: all(job.done for job in (*many, *few)))
+        assert begun == ["a0", "b0", "c0", "a1", "b1", *(f"a{i}" for i in range(2, 10))]
+
+    def test_whoever_comes_while_another_works_off_its_jobs_comes_next(
+        self, manager: jobs.Manager, gate: Gate, begun: list[str]
+    ) -> None:
+        self.ask(manager, begun, "a", 3)
+        holds = Gate()
+        manager.submit("holds", holds, label="x", session="a")
+        last = self.ask(manager, begun, "d", 6)
+        for job in last[:5]:
+            job.cancel()
+        gate.open = True
+        until(holds.entered.is_set)
+        assert begun[:3] == ["a0", "a1", "a2"]
+        [late] = self.ask(manager, begun, "late", 1)
+        # The cancelled ones of the other no longer count.
+        assert late.ahead == 0
+        holds.open = True
+        until(lambda: last[5].done and late.done)
+        assert begun[3:] == ["late0", "d5"]
+
+    def test_nobody_waits_for_ever_behind_one_who_asks_again_and_again(
+        self, manager: jobs.Manager, gate: Gate, begun: list[str]
+    ) -> None:
+        patient = self.ask(manager, begun, "patient", 4)
+
+        def again(_: jobs.Report) -> None:
+            begun.append("again")
+            if not all(job.done for job in patient):
+                manager.submit(f"again{len(begun)}", again, label="x", session="again")
+
+        manager.submit("again", again, label="x", session="again")
+        gate.open = True
+        until(lambda: all(job.done for job in patient))
+        assert begun.count("again") <= 5
+
+    def test_a_waiting_job_that_another_session_wants_too_takes_the_earlier_turn(
+        self, manager: jobs.Manager, gate: Gate, begun: list[str]
+    ) -> None:
+        many = self.ask(manager, begun, "a", 5)
+        assert many[4].ahead == 4
+        shared = manager.submit("a4", lambda _: 0, label="x", session="b")
+        assert shared is many[4] and shared.ahead == 1
+        gate.open = True
+        until(lambda: all(job.done for job in many))
+        assert begun == ["a0", "a4", "a1", "a2", "a3"]
+
+
+def test_results_are_bounded_by_their_bytes_and_the_latest_one_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs, "_FETCHED", 0.0)
+    manager = jobs.Manager(workers=1, kept_bytes=2_500)
+    for key in "abc":
+        job = manager.submit(key, lambda _: {"values": np.zeros(125)}, label=key)
+        until(lambda job=job: job.done)
+        assert job.size == 1_000
+    assert manager.submit("large", lambda _: np.zeros(9_000), label="large").wait(10)
+    until(lambda: manager.find("b") is None)
+    assert [manager.find(key) is not None for key in ("a", "b", "c", "large")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_sizes_count_what_results_hold_once() -> None:
+    shared = np.zeros(100)
+    held = {"one": shared, "two": [shared, (b"12345", "six")], "three": None, "four": 4}
+    assert jobs.size_of(held) == 800 + 5 + 3
+    assert jobs.size_of(jobs.Job("a", "bc", result=shared)) == 800 + 1 + 2 + len("queued")
+    assert jobs.size_of(object()) == 0
+    loop: list[object] = []
+    loop.append(loop)
+    assert jobs.size_of(loop) == 0

@@ -35,7 +35,9 @@ def offer(result: Result, *, run: str, folder: Path, name: str) -> None:
         [(name, value) for name in asked for value in asked.get_all(name) if name != "run"]
         + [("run", run)]
     )
-    st.caption(escaping.markdown(f"Saved as run {run} in {folder}. The link that reopens it:"))
+    # Where the store cannot be written, it is kept elsewhere for a while.
+    place = folder if folder.is_dir() else runs.RunStore().folder(run)
+    st.caption(escaping.markdown(f"Saved as run {run} in {place}. The link that reopens it:"))
     st.code(f"{here.scheme}://{here.netloc}{here.path}?{query}", language=None)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from workbench.core import reading
+
 # ASCII punctuation that Markdown, or Streamlit's own directives and formulas, give a meaning to.
 # Markdown lets each be written literally with a backslash before it.
 _MEANINGFUL = re.compile(r"([\\`*_{}\[\]()#+\-!|<>~$:.])")
@@ -20,6 +22,7 @@ def markdown(text: str) -> str:
         text: Anything.
 
     Returns:
-        Markdown that reads as the text; line breaks and tabs have become spaces.
+        Markdown that reads as the text; line breaks and tabs have become spaces, and what would
+        turn or hide text around it is written as its code point.
     """
-    return _MEANINGFUL.sub(r"\\\1", " ".join(text.split()))
+    return _MEANINGFUL.sub(r"\\\1", reading.visible(" ".join(text.split())))

@@ -3,13 +3,18 @@
 1. A page submits work under a key made from what determines its outcome (`job_key`). The same key
    finds the same job again: after a rerun, a reload, or from another browser tab, which then share
    one computation.
-2. The work runs in a thread and calls `report(fraction, note)`; once the job is cancelled that call
-   raises `Cancelled`, which ends the work where it stands.
-3. `job_panel` shows it twice a second in a fragment of the page, and reruns the page when it ends.
+2. Browser sessions take turns: a session's first job that waits comes before another one's second.
+   A job is placed by how many its session has submitted since the turn that is being served, so
+   that who submits ten waits for all others' first ones, and nobody waits for ever.
+3. The work runs in a thread and calls `report(fraction, note)`; once the job is cancelled that call
+   raises `Cancelled`, which ends the work where it stands. However a thread ends, its job has ended
+   with a sentence that says how, and the next one is begun.
+4. `job_panel` shows it twice a second in a fragment of the page, and reruns the page when it ends.
 
 Work never calls Streamlit: it runs outside of any page. Jobs live as long as the server; what
-should outlive it goes into the run store. Limits: cancelling waits for the next report, and the
-results of the most recent jobs only are kept.
+should outlive it goes into the run store. Limits: cancelling waits for the next report; a long job
+is not interrupted for another session; the results of the most recent jobs only are kept, by their
+number and by what their arrays take.
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from workbench.core import files, runs
 from workbench.ui import escaping
 
 State = Literal["queued", "running", "finished", "failed", "cancelled"]
@@ -33,6 +40,9 @@ Report = Callable[[float, str], None]
 
 _WORKERS = 2
 _KEPT = 16
+_KEPT_BYTES = 500_000_000
+# Seconds in which the page that asked for a result certainly has fetched it.
+_FETCHED = 10.0
 _INTERVAL = 0.5
 _EARLIEST_ESTIMATE = 0.02
 _SHORT = 10
@@ -57,6 +67,10 @@ class Job:
         note: What it is at, in a few words.
         result: What the work returned, once finished.
         error: Why it failed, in one sentence.
+        session: The browser session that asked for it first.
+        turn: Those of a smaller turn come first while it waits.
+        ahead: How many wait before it.
+        size: Bytes of its result, once finished.
     """
 
     key: str
@@ -66,6 +80,10 @@ class Job:
     note: str = ""
     result: Any = None
     error: str | None = None
+    session: str = ""
+    turn: int = 0
+    ahead: int = 0
+    size: int = 0
     _started: float | None = None
     _ended: float | None = None
     _end: threading.Event = dataclasses.field(default_factory=threading.Event, repr=False)
@@ -95,6 +113,11 @@ class Job:
         if self.state != "running" or self.fraction < _EARLIEST_ESTIMATE:
             return None
         return self.elapsed * (1 - self.fraction) / self.fraction
+
+    @property
+    def since_end(self) -> float:
+        """Seconds since it ended; none before."""
+        return 0.0 if self._ended is None else time.monotonic() - self._ended
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, so that quick work needs no progress bar.
@@ -141,60 +164,81 @@ class Job:
                 return
             self.state, self._started = "running", time.monotonic()
         try:
-            self.result = work(self.report)
+            with runs.spare_allowed():
+                self.result = work(self.report)
             self.fraction, end = 1.0, "finished"
         except Cancelled:
             end = "cancelled"
-        except ValueError as error:
-            # What a person can mend is raised as a ValueError with a sentence that says how.
-            self.error, end = str(error), "failed"
-        except Exception as error:
-            _log.exception("job %s failed", self.label)
-            name = type(error).__name__
-            self.error = f"It stopped on an unexpected {name}; the server's log has the details."
-            end = "failed"
+        except BaseException as error:
+            # SystemExit, too, and whatever else would end the thread and leave a job that never
+            # ends: an interrupt by a person never comes here, as it is the main thread's.
+            self.error, end = _sentence(error, self.label), "failed"
         self._ended = time.monotonic()
+        self.size = size_of(self.result)
         # The state goes last: whoever sees the end may read the rest.
         self.state = end
+        self._end.set()
+
+    def fail(self, error: str) -> None:
+        """End it before it has begun.
+
+        Args:
+            error: Why, in one sentence.
+        """
+        self.error, self.state = error, "failed"
         self._end.set()
 
 
 class Manager:
     """Runs jobs, a few at a time, and finds them by key."""
 
-    def __init__(self, workers: int = _WORKERS, kept: int = _KEPT) -> None:
+    def __init__(
+        self, workers: int = _WORKERS, kept: int = _KEPT, kept_bytes: int = _KEPT_BYTES
+    ) -> None:
         """Start without jobs.
 
         Args:
             workers: How many run at the same time.
             kept: How many ended ones are remembered, results included.
+            kept_bytes: What their results take at the most; the latest ones are kept in any case.
         """
         self._jobs: dict[str, Job] = {}
-        self._lock = threading.Lock()
-        self._turns = threading.Semaphore(workers)
-        self._kept = kept
+        self._waiting: list[tuple[Job, Callable[[Report], Any]]] = []
+        self._served: dict[str, int] = {}
+        self._turn = 0
+        self._lock = threading.RLock()
+        self._free = workers
+        self._kept, self._kept_bytes = kept, kept_bytes
 
-    def submit(self, key: str, work: Callable[[Report], Any], *, label: str) -> Job:
+    def submit(
+        self, key: str, work: Callable[[Report], Any], *, label: str, session: str | None = None
+    ) -> Job:
         """Start work, unless a job of this key waits, runs or has finished.
 
         Args:
             key: What determines the outcome; see `job_key`.
             work: Gets `report(fraction, note)`, returns the result, never calls Streamlit.
             label: What it is, in a few words.
+            session: Who asks; the browser session of the page that calls, if none is given.
 
         Returns:
             The job of this key, new or found; one that failed or was cancelled is replaced.
         """
+        asking = _session() if session is None else session
         with self._lock:
             found = self._jobs.get(key)
             if found and not found.stopping and found.state not in {"failed", "cancelled"}:
+                if found.state == "queued":
+                    # Another session's turn may come before that of whoever asked first.
+                    found.turn = min(found.turn, self._next_turn(asking))
+                    self._sort()
                 return found
-            job = Job(key, label)
+            job = Job(key, label, session=asking, turn=self._next_turn(asking))
             self._jobs.pop(key, None)
             self._jobs[key] = job
+            self._waiting.append((job, work))
             self._drop_old()
-        # A daemon thread: Ctrl-C on the server does not wait for a computation to end.
-        threading.Thread(target=self._take_turn, args=(job, work), daemon=True).start()
+            self._begin()
         return job
 
     def find(self, key: str) -> Job | None:
@@ -216,15 +260,113 @@ class Manager:
         for job in jobs:
             job.cancel()
 
+    def _next_turn(self, session: str) -> int:
+        """The turn of a session's next job: after all of its others, and never in the past."""
+        waiting = [job.turn for job, _ in self._waiting if job.session == session and not job.done]
+        last = max(waiting, default=self._served.get(session, -1))
+        return max(self._turn, last + 1)
+
+    def _sort(self) -> None:
+        """Put those that wait in order, without the cancelled; the lock is held."""
+        self._waiting = [(job, work) for job, work in self._waiting if not job.done]
+        # Of one turn, whoever came first.
+        self._waiting.sort(key=lambda pair: pair[0].turn)
+        for ahead, (job, _) in enumerate(self._waiting):
+            job.ahead = ahead
+
+    def _begin(self) -> None:
+        """Begin as many jobs as there are free workers; the lock is held."""
+        self._sort()
+        while self._free and self._waiting:
+            job, work = self._waiting.pop(0)
+            self._turn = max(self._turn, job.turn)
+            # Whoever was served before this turn has no claim less for it.
+            self._served = {who: at for who, at in self._served.items() if at >= self._turn}
+            self._served[job.session] = job.turn
+            self._free -= 1
+            try:
+                # A daemon thread: Ctrl-C on the server does not wait for a computation to end.
+                threading.Thread(target=self._take_turn, args=(job, work), daemon=True).start()
+            except RuntimeError as error:
+                # The system gives no more threads.
+                self._free += 1
+                job.fail(f"It could not be begun ({error}): close other programs and try again.")
+        self._sort()
+
     def _take_turn(self, job: Job, work: Callable[[Report], Any]) -> None:
-        with self._turns:
+        try:
             job.run(work)
+        finally:
+            with self._lock:
+                self._free += 1
+                self._drop_old()
+                self._begin()
 
     def _drop_old(self) -> None:
         """Forget the ended jobs submitted longest ago; each may hold large arrays."""
-        ended = [key for key, job in self._jobs.items() if job.done]
-        for key in ended[: max(0, len(ended) - self._kept)]:
-            del self._jobs[key]
+        ended = [job for job in self._jobs.values() if job.done]
+        for job in ended[: max(0, len(ended) - self._kept)]:
+            del self._jobs[job.key]
+        held = sum(job.size for job in ended[-self._kept :])
+        for job in ended[-self._kept : -1]:
+            if held > self._kept_bytes and job.since_end > _FETCHED:
+                held -= job.size
+                del self._jobs[job.key]
+
+
+def _session() -> str:
+    """The browser session whose page calls; empty outside of any page."""
+    context = get_script_run_ctx(suppress_warning=True)
+    return "" if context is None else context.session_id
+
+
+def _sentence(error: BaseException, label: str) -> str:
+    """Why work failed, for a reader; what is no sentence goes to the server's log."""
+    if isinstance(error, ValueError):
+        # What a person can mend is raised as a ValueError with a sentence that says how.
+        return str(error)
+    _log.error("job %s failed", label, exc_info=error)
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return "The memory did not suffice: ask for less at once, or use a smaller model."
+    if isinstance(error, OSError):
+        named = f" ({error.filename})" if error.filename else ""
+        return f"A file{named} could not be read or written: {files.reason(error)}."
+    if not isinstance(error, Exception):
+        return f"Its worker ended before it was done ({name}); the server's log has the details."
+    return f"It stopped on an unexpected {name}; the server's log has the details."
+
+
+def size_of(value: Any) -> int:
+    """Bytes of the arrays, tensors, tables and texts that a result holds, each counted once.
+
+    Args:
+        value: Any result of work.
+
+    Returns:
+        What is found within dataclasses, mappings and sequences; of other objects nothing.
+    """
+    seen: set[int] = set()
+    found, left = 0, [value]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, (str, bytes, bytearray)):
+            found += len(one)
+        elif isinstance(getattr(one, "nbytes", None), int):
+            found += one.nbytes
+        elif hasattr(one, "columns") and hasattr(one, "memory_usage"):
+            # A table. The first page needs this module, and does not wait for pandas.
+            found += int(sum(one.memory_usage(deep=True)))
+        elif dataclasses.is_dataclass(one) and not isinstance(one, type):
+            left.extend(getattr(one, field.name) for field in dataclasses.fields(one))
+        elif isinstance(one, Mapping):
+            left.extend(one.values())
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            left.extend(one)
+    return found
 
 
 @st.cache_resource(show_spinner=False, on_release=Manager.close)
@@ -275,15 +417,16 @@ def job_panel(job: Job) -> None:
 
 
 def _show_progress(job: Job) -> None:
-    bar, button = st.columns([5, 1], vertical_alignment="center")
-    bar.progress(job.fraction, text=escaping.markdown(_progress_text(job)))
-    button.button(
-        "Cancel",
-        key=f"cancel:{job.key}",
-        on_click=job.cancel,
-        disabled=job.stopping,
-        width="stretch",
-    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.progress(job.fraction, text=escaping.markdown(_progress_text(job)))
+        st.button(
+            "Cancel",
+            key=f"cancel:{job.key}",
+            on_click=job.cancel,
+            disabled=job.stopping,
+            # As wide as its word, however narrow the column.
+            width="content",
+        )
 
 
 def _show_end(job: Job) -> None:
@@ -300,7 +443,7 @@ def _progress_text(job: Job) -> str:
     if job.stopping:
         return f"{job.label}: stopping"
     if job.state == "queued":
-        return f"{job.label}: waiting for its turn"
+        return f"{job.label}: waiting for its turn, number {job.ahead + 1} in the queue"
     parts = [job.label, job.note, duration(job.elapsed)]
     if job.remaining is not None:
         parts.append(f"about {duration(job.remaining)} left")

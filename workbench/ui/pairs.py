@@ -1,4 +1,4 @@
-"""Choosing contrast pairs: from a named task, typed in, or from a file.
+"""Choosing contrast pairs: from a named task, typed in, from a file, or from the script that shows.
 
 What is chosen is described by JSON types alone, so that it can be part of a job's key; the pairs
 themselves are made in the job, since that needs the model's tokenizer. Prompts of different length
@@ -16,13 +16,15 @@ import streamlit as st
 
 from workbench.core.models import card
 from workbench.core.prompts import tasks
-from workbench.ui import escaping
+from workbench.ui import addresses, escaping, shown
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from workbench.core.prompts.pairs import ContrastPairs
 
+_SCRIPT = "from your script"
+_SOURCES = ("named task", "typed", "file")
 _COLUMNS = ["clean", "corrupted", "answer", "wrong_answer"]
 _MARKS = {
     "same": "",
@@ -39,10 +41,12 @@ class Choice:
     Attributes:
         description: JSON types; equal descriptions make equal pairs for one model.
         content: A file's content, where the pairs come from a file.
+        made: The pairs themselves, where a script has made them.
     """
 
     description: dict[str, Any]
     content: bytes = b""
+    made: ContrastPairs | None = None
 
     def make(self, model: TransformerBridge) -> ContrastPairs:
         """Tokenize the pairs for a model.
@@ -59,6 +63,8 @@ class Choice:
         from workbench.core.prompts.pairs import ContrastPairs
 
         asked = self.description
+        if self.made is not None:
+            return self.made
         if "task" in asked:
             return ContrastPairs.from_task(model, asked["task"], n=asked["n"], seed=asked["seed"])
         align = asked.get("align", False)
@@ -77,14 +83,17 @@ def choose(model_name: str) -> Choice | None:
     Returns:
         What was chosen, or None while there is nothing to run.
     """
+    made = shown.pairs_of(model_name)
+    offered = [_SCRIPT, *_SOURCES] if made is not None else list(_SOURCES)
+    if st.session_state.get("pairs", offered[0]) not in offered:
+        # What a script had shown, before another model was picked.
+        del st.session_state["pairs"]
     source = st.segmented_control(
-        "Pairs",
-        ["named task", "typed", "file"],
-        key="pairs",
-        default="named task",
-        required=True,
-        bind="query-params",
+        "Pairs", offered, key="pairs", default=offered[0], required=True, bind="query-params"
     )
+    if made is not None and source == _SCRIPT:
+        st.caption(escaping.markdown(f"{made.name}: {len(made)} pairs, as your script made them."))
+        return Choice({"script": made.digest(), "name": made.name}, made=made)
     if source == "typed":
         return _typed(model_name)
     if source == "file":
@@ -97,8 +106,10 @@ def _task(model_name: str) -> Choice:
     names = [*own, *(name for name in tasks.TASKS if name not in own)]
     task, n, seed = st.columns([3, 1, 1])
     name = task.selectbox("Task", names, key="task", bind="query-params")
-    count = n.number_input("Pairs", 1, 500, 32, key="n", bind="query-params")
-    start = seed.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
+    count = n.number_input("Pairs", 1, 500, 32, key="n", bind=addresses.whole_number("n"))
+    start = seed.number_input(
+        "Seed", 0, 2**31 - 1, 0, key="seed", bind=addresses.whole_number("seed")
+    )
     chosen = tasks.TASKS[name or names[0]]
     st.caption(escaping.markdown(f"{chosen.title}: {chosen.description}"))
     return Choice({"task": chosen.name, "n": int(count), "seed": int(start)})

@@ -1,88 +1,33 @@
 """The subject: picking a model, and having it loaded.
 
-The pick stands in the address as `?model=`. A bundled name is opened at once, and so is a
-checkpoint that the app itself wrote among its trainings; another folder or a hub name that came
-with a link is opened only after a click, because opening it reads a folder of the reader's machine
-or asks the hub. Loaded models are shared by all sessions and the least recently used one is let go.
+The pick stands in the address as `?model=`, and is the pick of every page that the reader visits
+afterwards; an address that names another one wins. A bundled name is opened at once, and so is a
+checkpoint that the app itself wrote among its trainings, and what a script shows; another folder or
+a hub name that came with a link is opened only after a click, because opening it reads a folder of
+the reader's machine or asks the hub. Loaded models stand on the server's one shelf (`shelf`).
+Networks that are no transformers are picked in the same way, as `?network=`.
 """
 
 from __future__ import annotations
 
-import collections
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from workbench.core.models import card
-from workbench.ui import escaping, jobs, steps
+from workbench.core import files
+from workbench.core.models import card, sources
+from workbench.ui import escaping, jobs, shown, steps
+from workbench.ui.shelf import shelf
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
     from transformer_lens.model_bridge import TransformerBridge
 
-_KEPT = 3
 # A training's name, "models", and the checkpoint.
 _DEPTH = 3
 _ALLOWED = "models opened by hand"
-
-
-class Shelf:
-    """The loaded models of a server, at most a few."""
-
-    def __init__(self, kept: int = _KEPT) -> None:
-        """Start empty.
-
-        Args:
-            kept: How many models stay loaded.
-        """
-        self._models: collections.OrderedDict[str, TransformerBridge] = collections.OrderedDict()
-        self._lock = threading.Lock()
-        self._kept = kept
-
-    def find(self, name: str) -> TransformerBridge | None:
-        """The model of this name, if it is loaded; it becomes the most recently used."""
-        with self._lock:
-            if name in self._models:
-                self._models.move_to_end(name)
-            return self._models.get(name)
-
-    def put(self, name: str, model: TransformerBridge) -> None:
-        """Keep a model, and let go of the least recently used one if there are too many."""
-        with self._lock:
-            self._models[name] = model
-            self._models.move_to_end(name)
-            while len(self._models) > self._kept:
-                self._models.popitem(last=False)
-
-    def open(self, name: str, report: jobs.Report) -> TransformerBridge:
-        """The model of this name, loaded if it is not; safe to call from any thread.
-
-        Args:
-            name: Bundled name, folder or hub name.
-            report: Told what is being done.
-
-        Returns:
-            The model.
-
-        Raises:
-            ValueError: If it cannot be opened.
-        """
-        found = self.find(name)
-        if found is None:
-            report(0.1, "starting torch and TransformerLens")
-            from workbench.core.models import sources
-
-            report(0.5, "reading the weights")
-            found = sources.load_model(name)
-            self.put(name, found)
-        return found
-
-
-@st.cache_resource(show_spinner=False)
-def shelf() -> Shelf:
-    """The one shelf of this server."""
-    return Shelf()
 
 
 def pick() -> str | None:
@@ -91,23 +36,28 @@ def pick() -> str | None:
     Returns:
         The name that was picked, or None where it must first be opened by hand or is empty.
     """
-    bundled = card.list_models()
-    asked = st.query_params.get("model", "")
-    others = [asked] if asked and asked not in bundled else []
-    name = st.selectbox(
+    exhibit = shown.current()
+    at_hand = [*([exhibit.name] if exhibit else []), *card.list_models()]
+    start = _arrive("model", at_hand[0])
+    others: list[str] = [start] if start and start not in at_hand else []
+    name: str | None = st.selectbox(
         "Model",
-        [*bundled, *others],
+        [*at_hand, *others],
         key="model",
-        bind="query-params",
         accept_new_options=True,
         on_change=_allow,
-        help="A bundled model, a Hugging Face folder on this machine, or a hub name: type it in.",
+        help="A bundled model, a folder on this machine (of Hugging Face or TransformerLens), or a "
+        "hub name: type it in.",
     )
+    _carry("model", name)
     if not name:
         st.info("Pick a model, or type the folder or hub name of your own.")
         return None
-    if name in bundled or name in st.session_state.get(_ALLOWED, ()) or is_own(name):
+    if name in at_hand or name in st.session_state.get(_ALLOWED, ()) or is_own(name):
         return name
+    if name.startswith(sources.SHOWN):
+        st.warning(escaping.markdown(f"{sources.gone(name)}."))
+        return None
     st.warning(
         f"This link asks for {escaping.markdown(name)}, which did not come with the workbench. "
         "Opening it reads that folder of this machine, or downloads it from the hub."
@@ -116,6 +66,68 @@ def pick() -> str | None:
         _remember(name)
         st.rerun()
     return None
+
+
+def pick_network(names: Sequence[str], place: DeltaGenerator | None = None) -> str:
+    """Draw the picker of a network that is no transformer.
+
+    Args:
+        names: Those that there are.
+        place: Where to draw it; below what was drawn before if none is given.
+
+    Returns:
+        One of them.
+    """
+    start = _arrive("network", names[0])
+    if start not in names:
+        st.warning(
+            escaping.markdown(f"There is no network {start!r}; this page shows {names[0]} instead.")
+        )
+        st.session_state["network"] = names[0]
+    model = st.session_state.get(_carried("model"))
+    name = (place or st).selectbox(
+        "Network",
+        names,
+        key="network",
+        help=None
+        if not model
+        else f"This page is about networks that are no language models; {escaping.markdown(model)} "
+        "stays picked on the others.",
+    )
+    _carry("network", name)
+    return name
+
+
+def _carried(name: str) -> str:
+    """Where the session keeps what a picker has written into the address last."""
+    return f"carried {name}"
+
+
+def _arrive(name: str, otherwise: str) -> str | None:
+    """Put into a picker what it is to show: the address's pick if it is new, else the reader's.
+
+    A widget that is bound to the address would leave out its first option, and would be reset on
+    the next page.
+    """
+    asked, written = st.query_params.get(name, ""), st.session_state.get(_carried(name), "")
+    if asked and asked != written:
+        start = asked
+    elif name in st.session_state:
+        start = st.session_state[name]
+    else:
+        start = written or otherwise
+    st.session_state[name] = start
+    return start
+
+
+def _carry(name: str, value: str | None) -> None:
+    """Write a pick into the address, and keep it for the next page."""
+    st.session_state[_carried(name)] = value or ""
+    if value:
+        if st.query_params.get(name) != value:
+            st.query_params[name] = value
+    else:
+        st.query_params.pop(name, None)
 
 
 def is_own(name: str) -> bool:
@@ -127,7 +139,7 @@ def is_own(name: str) -> bool:
     Returns:
         True only where the folder, with all links followed, lies among the stored trainings.
     """
-    if not Path(name).is_dir():
+    if files.folder_of(name) is None:
         return False
     # Brings torch, which a page that opens a bundled model starts in the background.
     from workbench.core.modular import run

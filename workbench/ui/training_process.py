@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -53,8 +54,8 @@ def train(
             which saves first.
 
     Raises:
-        TrainingError: If it cannot go on; the message says why.
-        RuntimeError: If the process ended otherwise.
+        TrainingError: If it cannot go on, or the process has ended before it should; the message
+            says why.
     """
     asked = {
         "task": dataclasses.asdict(task),
@@ -74,18 +75,37 @@ def train(
     assert process.stdout is not None
     error: str | None = None
     with _ended(process):
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
+        # Whose reader is gone by then has ended, and says below how.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
         for line in process.stdout:
-            said: dict[str, Any] = json.loads(line)
+            said = _heard(line)
             if "error" in said:
                 error = said["error"]
-            else:
+            elif said:
                 report(said["fraction"], said["note"])
     if error is not None:
         raise training.TrainingError(error)
     if process.returncode:
-        raise RuntimeError(f"the training process ended with code {process.returncode}")
+        raise training.TrainingError(_how_it_ended(process.returncode))
+
+
+def _heard(line: str) -> dict[str, Any]:
+    """What a line says; nothing where it is half a line, of a process that was killed."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _how_it_ended(code: int) -> str:
+    kept = "what was trained up to its last save is kept, and starting it again goes on from there"
+    if code < 0:
+        memory = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
+        return f"the training's process was killed by signal {-code}{memory}: {kept}"
+    return f"the training's process ended with code {code}; the server's log says why: {kept}"
 
 
 @contextlib.contextmanager

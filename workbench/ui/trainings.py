@@ -157,7 +157,7 @@ def start() -> None:
         with st.expander("Everything else that the recipe says"):
             changes = _ask_recipe(recipes.RECIPES[preset])
         stop = _ask_stop(tuple(STOPS), key="stop of a new training")
-        if not st.form_submit_button("Start", type="primary"):
+        if not st.form_submit_button("Start"):
             return
     try:
         begin(
