@@ -13,19 +13,24 @@ CODE := workbench analyses pages tests
 TEST_OPTIONS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help app test lint bench
+.PHONY: help app test fuzz lint bench
 
 help:
 	@echo "make app    install what is missing and open the workbench in the browser"
 	@echo "make test   install what is missing and run the tests"
+	@echo "make fuzz   bad input of every kind: 20 times as much as in the tests, drawn anew"
 	@echo "make lint   ruff and pyright"
 	@echo "make bench  benchmarks: ratios against plain implementations"
+	@echo "make load   eight browsers at once for five minutes, and kills at random moments; Chromium"
 
 app: $(STAMP)
 	$(BIN)/streamlit run workbench/app.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(TEST_OPTIONS)
+
+fuzz: $(STAMP)
+	WORKBENCH_FUZZ=20 $(BIN)/python -m pytest tests/fuzz $(TEST_OPTIONS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)
@@ -34,6 +39,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -m benchmark -s
+
+load: $(STAMP)
+	$(BIN)/python -m tests.load.sessions --browsers 8 --minutes 5
+	$(BIN)/python -m tests.load.kills --rounds 5
 
 # The stamp goes first and comes back last: an installation that failed leaves none.
 $(STAMP): requirements.txt constraints.txt pyproject.toml
