@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 
 from analyses.feature_visualization.dictionaries import stepping
+from tests.benchmarks import numbers
 
 # Width, latents, k, tokens of a step.
 SIZES = ((128, 1024, 16, 1024), (256, 4096, 32, 2048), (768, 6144, 32, 2048))
@@ -76,9 +77,12 @@ def step(width: int, latents: int, k: int, batch: int) -> float:
     # The first block is for warming up.
     median = {name: statistics.median(values[1:]) for name, values in times.items()}
     ratio = median["ours"] / median["bare"]
-    print(
-        f"step, {width} to {latents} latents, k = {k}, {batch} tokens: bare loop "
-        f"{median['bare'] * 1e3:.1f} ms, ours {median['ours'] * 1e3:.1f} ms: {ratio:.2f} times"
+    numbers.say(
+        "dictionary_training",
+        f"a step, {width} to {latents:,} latents, k = {k}, {batch:,} tokens",
+        ratio,
+        "times a bare loop around sae-lens",
+        seconds=f"{median['ours'] * 1e3:.1f} ms over {median['bare'] * 1e3:.1f}",
     )
     return ratio
 

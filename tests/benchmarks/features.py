@@ -28,11 +28,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.feature_visualization import top_examples
+from tests.benchmarks import numbers
 from workbench.core.planted import word_level
 from workbench.core.prompts.corpus import Corpus
 
 TRIALS = 5
 K = 20
+BASELINES = {
+    "trunk": "the plain trunk",
+    "caching": "caching every neuron",
+    "caching all": "caching everything",
+}
 ROOT = Path(__file__).resolve().parents[2]
 Scan = Callable[[], None]
 
@@ -117,15 +123,14 @@ def scan(kind: str, *, trials: int = TRIALS) -> tuple[float, float]:
             if trial:
                 seconds[name].append(time.perf_counter() - started)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    tokens = corpus.n_tokens
-    print(
-        f"{kind:8} trunk {tokens / middle['trunk']:9,.0f} tokens/s   "
-        f"ours {tokens / middle['ours']:9,.0f}   caching {tokens / middle['caching']:9,.0f}, "
-        f"everything {tokens / middle['caching all']:9,.0f}   "
-        f"{middle['trunk'] / middle['ours']:.2f} of the trunk, "
-        f"{middle['caching'] / middle['ours']:.1f} times caching, "
-        f"{middle['caching all'] / middle['ours']:.1f} times caching everything"
-    )
+    for baseline, meaning in BASELINES.items():
+        numbers.say(
+            "features",
+            f"scan of all neurons, {kind}, against {meaning}",
+            middle[baseline] / middle["ours"],
+            "times as fast",
+            seconds=f"{corpus.n_tokens / middle['ours']:,.0f} tokens a second",
+        )
     return middle["trunk"] / middle["ours"], middle["caching"] / middle["ours"]
 
 
@@ -138,6 +143,7 @@ def memory() -> float:
     """Peak memory over a corpus ten times as long, as a ratio to that over the short one."""
     model, _ = stories()
     peaks: list[int] = []
+    told: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for count in (2_000, 20_000):
             place = Path(folder) / f"{count}.npy"
@@ -149,10 +155,16 @@ def memory() -> float:
             void(top_examples(model, Corpus.open(model, place), "neuron", k=K))
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             peaks.append(after)
-            print(
-                f"{count * 128:12,} tokens: peak {after / 1e3:,.0f} MB (before {before / 1e3:,.0f})"
-            )
-    return peaks[1] / peaks[0]
+            told.append(f"{count * 128:,} tokens {after / 1e3:,.0f} MB, {before / 1e3:,.0f} before")
+    ratio = peaks[1] / peaks[0]
+    numbers.say(
+        "features",
+        "peak memory of a scan, ten times the corpus",
+        ratio,
+        "times that of the short corpus",
+        seconds="; ".join(told),
+    )
+    return ratio
 
 
 def main(asked: list[str]) -> None:
@@ -161,7 +173,7 @@ def main(asked: list[str]) -> None:
         for kind in ("stories", "gpt2"):
             scan(kind)
     if not asked or "memory" in asked:
-        print(f"peak memory, ten times the corpus: {memory():.2f} times")
+        memory()
 
 
 if __name__ == "__main__":

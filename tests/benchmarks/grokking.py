@@ -25,6 +25,8 @@ from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
 from analyses import grokking
+from tests.benchmarks import numbers
+from workbench.core.engine import running
 from workbench.core.models import sources
 from workbench.core.modular import bundle, network, recipe, run, tasks, training
 
@@ -127,12 +129,18 @@ def steps(total: int = 500) -> tuple[float, float]:
         of_half = max(_gaps(plain, half.curves))
     median = {name: statistics.median(values) / BLOCK for name, values in times.items()}
     ratio, faster = median["plain"] / median["ours"], median["plain"] / median["half"]
-    print(
-        f"steps, p = 113: demo's loop {median['plain'] * 1e3:.0f} ms, ours "
-        f"{median['ours'] * 1e3:.1f} ms ({ratio:.1f} times), with bfloat16 products "
-        f"{median['half'] * 1e3:.1f} ms ({faster:.1f} times); losses differ by at most {gap:.2%} "
-        f"(bfloat16 {of_half:.2%}) over {total} steps"
-    )
+    for how, name, by, apart in (
+        ("", "ours", ratio, gap),
+        (", bfloat16 products", "half", faster, of_half),
+    ):
+        numbers.say(
+            "grokking",
+            f"training steps, p = 113{how}",
+            by,
+            "times as fast as the demo's loop",
+            checked=f"losses differ by at most {apart:.2%} over {total} steps",
+            seconds=f"{median[name] * 1e3:.1f} ms, demo {median['plain'] * 1e3:.0f}",
+        )
     return ratio, gap
 
 
@@ -155,9 +163,12 @@ def behaviour(most: int = 4_000) -> tuple[int, int]:
             plain.take(BLOCK)
         while ours.curves.test_loss[-1] >= run.GROKKED_LOSS and ours.loop.step < most:
             ours.take(BLOCK)
-    print(
-        f"behaviour, p = 59: test loss below {run.GROKKED_LOSS} after {plain.step} steps of the "
-        f"demo's loop, {ours.loop.step} of ours"
+    numbers.say(
+        "grokking",
+        f"steps until the test loss falls below {run.GROKKED_LOSS}, p = 59",
+        ours.loop.step / plain.step,
+        "times those of the demo's loop",
+        seconds=f"{ours.loop.step} against {plain.step} steps",
     )
     return plain.step, ours.loop.step
 
@@ -203,12 +214,16 @@ def seeds(p: int, fraction: float, count: int, trials: int = 3) -> tuple[float, 
         processes.append(best[0])
         whole.append(best[1])
     middle = [statistics.median(times) for times in (together, alone, processes, whole)]
-    print(
-        f"seeds, p = {p}, {count} steps: four together {middle[0]:.1f} s, one after the other "
-        f"{middle[1] / middle[0]:.2f} times as long, four processes side by side "
-        f"{middle[2] / middle[0]:.2f} times once started, {middle[3] / middle[0]:.2f} times with "
-        "their start"
-    )
+    for i, baseline in enumerate(
+        ("one after the other", "four processes once started", "four processes with their start"), 1
+    ):
+        numbers.say(
+            "grokking",
+            f"four seeds together, p = {p}, against {baseline}",
+            middle[i] / middle[0],
+            "times as fast",
+            seconds=f"{count} steps, {middle[0]:.1f} s against {middle[i]:.1f}",
+        )
     return middle[1] / middle[0], middle[2] / middle[0], middle[3] / middle[0]
 
 
@@ -216,7 +231,7 @@ def _processes(p: int, fraction: float, count: int, threads: int) -> tuple[float
     """Seconds of four processes: from when all are ready, and from when they are started."""
     with tempfile.TemporaryDirectory() as gate:
         started = time.time()
-        running = [
+        processes = [
             subprocess.Popen(
                 [
                     sys.executable,
@@ -230,11 +245,11 @@ def _processes(p: int, fraction: float, count: int, threads: int) -> tuple[float
             )
             for seed in range(4)
         ]
-        while len(list(Path(gate).iterdir())) < len(running):
+        while len(list(Path(gate).iterdir())) < len(processes):
             time.sleep(0.001)
         ready = time.time()
         (Path(gate) / "go").touch()
-        ends = [float(process.communicate()[0]) for process in running]
+        ends = [float(process.communicate()[0]) for process in processes]
     return max(ends) - ready, max(ends) - started
 
 
@@ -243,7 +258,17 @@ def track() -> float:
     found = grokking.bundled_run()
     times = [_timed(lambda: grokking.track(found)) for _ in range(3)]
     seconds = statistics.median(times)
-    print(f"track: {len(found.steps)} checkpoints at p = 113 in {seconds:.1f} s")
+    model = found.model()
+    a, b = found.task.pairs().T
+    tokens = torch.stack([a, b, torch.full_like(a, found.task.p)], dim=1)
+    plain = statistics.median(_timed(lambda: running.run(model, tokens)) for _ in range(3))
+    numbers.say(
+        "grokking",
+        f"tracking a checkpoint, p = {found.task.p}",
+        seconds / len(found.steps) / plain,
+        "forward passes of the bridge over all pairs",
+        seconds=f"{len(found.steps)} checkpoints in {seconds:.1f} s, a pass {plain * 1e3:.0f} ms",
+    )
     return seconds
 
 

@@ -23,6 +23,7 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
+from tests.benchmarks import numbers
 from workbench.core.planted import word_level
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     # As deep and as many heads as the largest GPT-2, and as many tokens; narrower, to fit anywhere.
     "deep": {"n_layer": 48, "n_head": 25, "n_embd": 400},
 }
+SAID = {"gpt2": "GPT-2 small shape", "deep": "48 layers of 25 heads"}
 LENGTHS = {"gpt2": 1024, "deep": 128}
+MOST_MEGABYTES = 4096
 View = Callable[[TransformerBridge, list[int]], object]
 
 
@@ -88,10 +91,12 @@ def all_measured(shape: str) -> dict[str, dict[str, float]]:
         if done.returncode:
             raise RuntimeError(f"{view}: {done.stderr[-2000:]}")
         found[view] = json.loads(done.stdout.splitlines()[-1])
-        print(
-            f"{shape:5} {LENGTHS[shape]:5} tokens  {view:22} {found[view]['seconds']:7.2f} s  "
-            f"{found[view]['megabytes']:7.0f} MB above the model",
-            flush=True,
+        numbers.say(
+            "inspector",
+            f"memory of {view}, {SAID[shape]}, {LENGTHS[shape]:,} tokens",
+            found[view]["megabytes"] / MOST_MEGABYTES,
+            "of the 4 GB above the model that a view may take",
+            seconds=f"{found[view]['megabytes']:.0f} MB, {found[view]['seconds']:.2f} s",
         )
     return found
 

@@ -30,6 +30,7 @@ import scipy.stats
 import torch
 
 from analyses.neuron_clusters import localization
+from tests.benchmarks import numbers
 from workbench.core.planted import known_clusters as wired
 
 PLACES = tuple(f"layer{i}.branch{j}" for i in range(wired.LAYERS) for j in range(wired.BRANCHES))
@@ -131,11 +132,13 @@ def simulate(
     interval = scipy.stats.binomtest(right, networks).proportion_ci(method="wilson")
     counts = collections.Counter(said for said, _ in found)
     told = ", ".join(f"{said} {count}" for said, count in counts.most_common())
-    print(
-        f"{case.name:34} effect {effect:.1f}   right {right:3} of {networks} "
-        f"({interval.low:.1%} to {interval.high:.1%})   {told}   "
-        f"{time.perf_counter() - began:.0f} s",
-        flush=True,
+    numbers.say(
+        "localization",
+        f"planted: {case.name}, effect {effect:.1f}" + (", all five parts" if whole else ""),
+        right / networks,
+        f"of {networks} verdicts right",
+        checked=f"95 % interval {interval.low:.1%} to {interval.high:.1%}; {told}",
+        seconds=f"{time.perf_counter() - began:.0f} s",
     )
     return right / networks
 
@@ -149,7 +152,6 @@ def main(networks: int = 200, whole: int = 10, processes: int = 1) -> None:
             simulate(case, effect, networks, processes=processes)
     if not whole:
         return
-    print("with all five parts:")
     for case in (*PLANTED, ABSENT):
         simulate(case, 2.0, whole, whole=True, processes=processes)
 

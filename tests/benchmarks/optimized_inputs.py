@@ -22,6 +22,7 @@ import torch
 from transformer_lens.HookedRootModule import HookedRootModule
 
 from analyses.feature_visualization.inputs import optimizing, watching
+from tests.benchmarks import numbers
 from workbench.core.engine import running
 from workbench.core.networks import mnist1d, shapes, sources
 
@@ -153,9 +154,16 @@ def share(name: str) -> float:
     """Share of a network's living units, classes not counted, whose optimum exceeds the data."""
     layers = measure(name)
     inner = [layer for layer in layers if layer.hook != CLASSES]
-    print(f"{name:14} {'all hidden layers':24} {told(*inner)}")
     alive = np.concatenate([layer.alive for layer in inner])
-    return float(np.concatenate([layer.beaten for layer in inner])[alive].mean())
+    beaten = float(np.concatenate([layer.beaten for layer in inner])[alive].mean())
+    numbers.say(
+        "optimized_inputs",
+        f"optima that exceed the best example, hidden units of {name}",
+        beaten,
+        "of all living units",
+        checked=" ".join(told(*inner).split()),
+    )
+    return beaten
 
 
 def main(asked: list[str]) -> None:

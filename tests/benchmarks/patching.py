@@ -33,6 +33,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
+from tests.benchmarks import numbers
 from workbench import ContrastPairs
 from workbench.core.engine import patching
 from workbench.core.planted import word_level
@@ -252,11 +253,14 @@ def compare(
         found = swept.patched.mean(0)[tuple(np.array(cells).T)]
         gaps.append(float(np.abs(found - expected).max()))
     ratio, gap = statistics.median(theirs) / statistics.median(ours), max(gaps)
-    sampled = "" if step == 1 else f" (theirs on {len(cells)} of {len(every)} cells, scaled)"
-    print(
-        f"{name}: {ratio:.1f}x ({statistics.median(ours) * 1e3:.0f} ms), max abs difference "
-        f"{gap:.1e}{sampled}",
-        flush=True,
+    sampled = "" if step == 1 else f", theirs on {len(cells)} of {len(every)} cells, scaled"
+    numbers.say(
+        "patching",
+        name,
+        ratio,
+        "times as fast as `transformer_lens.patching`",
+        checked=f"largest difference {gap:.1e}{sampled}",
+        seconds=f"ours {statistics.median(ours) * 1e3:.0f} ms",
     )
     return ratio, gap
 

@@ -18,6 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import workbench
 from analyses.attribution import estimates
+from tests.benchmarks import numbers
 from workbench import ContrastPairs
 from workbench.core.engine import running
 from workbench.core.planted import word_level
@@ -69,9 +70,11 @@ def compare(name: str, model: TransformerBridge, pairs: ContrastPairs) -> None:
         estimates.estimate(model, pairs)
         ours.append(time.perf_counter() - started)
     ratio = statistics.median(ours) / statistics.median(plain)
-    print(
-        f"{name}: all nodes take {ratio:.1f} forward passes "
-        f"({statistics.median(ours) * 1e3:.0f} ms over {statistics.median(plain) * 1e3:.0f} ms)",
-        flush=True,
+    numbers.say(
+        "test_attribution",
+        f"attribution of all nodes, {name}",
+        ratio,
+        "forward passes of the bridge",
+        seconds=f"{statistics.median(ours) * 1e3:.0f} ms over {statistics.median(plain) * 1e3:.0f}",
     )
     assert ratio <= MOST

@@ -24,6 +24,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import workbench
 from analyses.feature_visualization import text
 from analyses.feature_visualization.text import candidates, vocabulary
+from tests.benchmarks import numbers
 from workbench.core.engine import units
 from workbench.core.models import sources
 
@@ -62,12 +63,20 @@ def compare(model: TransformerBridge, unit: str) -> float:
     each, together, iteration = map(statistics.median, (slow, fast, whole))
     ratio = each / together
     name = Path(sources.source_of(model).name).name
-    print(
-        f"{unit} of {name}, {CANDIDATES} texts of {LENGTH} tokens: "
-        f"{CANDIDATES / together:,.0f} a second together, {CANDIDATES / each:,.0f} one at a time, "
-        f"{ratio:.1f} times as many; a whole iteration of the search takes "
-        f"{iteration / together:.2f} times as long as its measurements; largest difference "
-        f"{gap:.1e}"
+    what = f"{CANDIDATES} texts of {LENGTH} tokens, {unit} of {name}"
+    numbers.say(
+        "text_optimization",
+        what,
+        ratio,
+        "times as fast as one text at a time",
+        checked=f"largest difference {gap:.1e}",
+        seconds=f"{CANDIDATES / together:,.0f} a second against {CANDIDATES / each:,.0f}",
+    )
+    numbers.say(
+        "text_optimization",
+        f"an iteration of the search, {what}",
+        iteration / together,
+        "times its measurements",
     )
     return ratio
 

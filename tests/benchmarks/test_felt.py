@@ -1,0 +1,166 @@
+"""How fast the app feels in a real browser, each time as a share of what it may take.
+
+1. The first page of a fresh server, and of a new browser: until its title is read.
+2. A click on another page in the navigation, everything it shows being known already: until that
+   page stands, whole.
+3. Another model: until the page says what it is about now.
+4. `import analyses` in a fresh interpreter, less the start of the interpreter.
+
+Medians of several trials; the first page of a fresh server is one. Run by `make bench`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from playwright import sync_api
+
+from tests.benchmarks import numbers
+
+ROOT = Path(__file__).resolve().parents[2]
+PORT = 8599
+TRIALS = 5
+FIRST, CLICK, IMPORT = 1.5, 0.3, 0.2
+SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Generator[str]:
+    """A server that has answered its health check and nothing else yet."""
+    url = f"http://127.0.0.1:{PORT}"
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "workbench" / "app.py")]
+    options = ["--server.port", str(PORT), "--server.headless", "true"]
+    environment = os.environ | {"WORKBENCH_RUNS": str(tmp_path / "runs")}
+    process = subprocess.Popen(
+        command + options, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
+                break
+        except OSError:
+            time.sleep(0.1)
+    yield url
+    process.terminate()
+    process.wait(timeout=30)
+
+
+@pytest.fixture
+def browser() -> Generator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+        )
+        yield launched
+        launched.close()
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def say(what: str, seconds: float, most: float) -> None:
+    numbers.say(
+        "test_felt",
+        what,
+        seconds / most,
+        f"of the {most:g} s it may take",
+        seconds=f"{seconds:.2f} s",
+    )
+
+
+def read(tab: sync_api.Page, heading: str = "") -> None:
+    """Wait until a page's title is there."""
+    tab.get_by_role("heading", level=1).filter(has_text=re.compile(heading)).wait_for(
+        timeout=60_000
+    )
+
+
+def whole(tab: sync_api.Page) -> None:
+    """Wait until the page is drawn and nothing of it is being computed."""
+    while True:
+        tab.wait_for_selector(SETTLED, timeout=120_000)
+        if not tab.get_by_role("button", name="Cancel").count():
+            return
+        tab.wait_for_timeout(300)
+
+
+@pytest.mark.benchmark
+def test_the_first_page(address: str, browser: sync_api.Browser) -> None:
+    found: list[float] = []
+    for _ in range(TRIALS):
+        tab = browser.new_context().new_page()
+
+        def opened(tab: sync_api.Page = tab) -> None:
+            tab.goto(address)
+            read(tab)
+
+        found.append(timed(opened))
+        tab.context.close()
+    say("first page of a fresh server", found[0], FIRST)
+    say("first page of a new browser", statistics.median(found[1:]), FIRST)
+    assert max(found) > 0
+
+
+@pytest.mark.benchmark
+def test_clicks_where_all_is_known(address: str, browser: sync_api.Browser) -> None:
+    tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    pages = {"Logit lens": "layer", "Direct attribution": "logit", "Attention": "head"}
+    for name in pages:
+        tab.goto(f"{address}/{name.lower().replace(' ', '_')}?model=grammar-4l")
+        whole(tab)
+    links = tab.get_by_test_id("stSidebarNav")
+    found: dict[str, list[float]] = {name: [] for name in pages}
+    # The first round draws what the browser has not loaded yet.
+    for trial in range(TRIALS + 1):
+        for name in pages:
+
+            def clicked(name: str = name) -> None:
+                links.get_by_role("link", name=name, exact=True).click()
+                tab.wait_for_url(re.compile(name.lower().replace(" ", "_")))
+                tab.wait_for_selector(SETTLED, timeout=60_000)
+
+            seconds = timed(clicked)
+            whole(tab)
+            if trial:
+                found[name].append(seconds)
+    for name, times in found.items():
+        say(f"a click that leads to {name}, all known", statistics.median(times), CLICK)
+    assert min(map(len, found.values())) == TRIALS
+
+
+@pytest.mark.benchmark
+def test_another_model_is_said_at_once(address: str, browser: sync_api.Browser) -> None:
+    tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    tab.goto(f"{address}/model?model=grammar-4l")
+    whole(tab)
+
+    def switched() -> None:
+        tab.get_by_role("combobox", name="Model").click()
+        tab.get_by_role("option", name="modadd-113").click()
+        tab.get_by_role("heading", name=re.compile("modulo 113")).wait_for(timeout=60_000)
+
+    say("another model, not loaded yet, until it is said", timed(switched), CLICK)
+    whole(tab)
+
+
+@pytest.mark.benchmark
+def test_importing_all_analyses() -> None:
+    def started(code: str) -> float:
+        return timed(lambda: subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True))
+
+    found = [started("import analyses") - started("pass") for _ in range(TRIALS)]
+    say("`import analyses`", max(statistics.median(found), 0.0), IMPORT)
+    assert len(found) == TRIALS
