@@ -53,7 +53,13 @@ def browser(chromium: str) -> Generator[sync_api.Browser]:
     """One browser a test process."""
     with sync_api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=chromium,
+            args=[
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--disable-gpu",
+                "--force-prefers-reduced-motion",
+            ],
         )
         yield launched
         launched.close()
