@@ -394,3 +394,22 @@ def test_a_reproduction_can_be_cancelled(report: Report, model: TransformerBridg
         reproducing.reproduce(report, model=model, progress=stop)
     assert sources.source_of(model).name == NAME
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("claimed", "recomputed", "same"),
+    [
+        # What rounding leaves of nothing differs with the number of threads.
+        ("<b>-2.799e-07</b>, n = 64", "<b>1.812e-07</b>, n = 64", True),
+        ("95% [-0.000, 0.000]", "95% [0.000, 0.000]", True),
+        ("p = 0.0005", "p = 0.0007", False),
+        ("by -0.25", "by 0.25", False),
+        ("layers 1-2", "layers 1-3", False),
+        ("<b>-2.799e-07</b>, n = 64", "<b>-2.799e-07</b>, n = 63", False),
+    ],
+)
+def test_numbers_within_texts_are_held_to_the_tolerance_of_small_ones(
+    claimed: str, recomputed: str, same: bool
+) -> None:
+    rounding = reproducing._Rounding([], reproducing.TOLERANCE)
+    assert reproducing._same_text(claimed, recomputed, rounding) is same

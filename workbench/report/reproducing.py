@@ -9,10 +9,10 @@
 4. The audit of the manifest's spec is made again, with nothing taken from the run store.
 5. Verdicts, numbers, words, tables and the data of every figure are compared, each by its path.
    Numbers may differ by the tolerance, relative to the larger of the two, or to `SMALL` where both
-   are smaller. Words must be equal. A number within a text must be equal as it is printed; the last
-   digit may differ by one where a number of the report lies, to the tolerance, on the edge between
-   the two (another machine then rounds it the other way). Wall times, dates, run ids, hardware and
-   versions are not compared but said.
+   are smaller. Words must be equal. A number within a text must be equal as it is printed, unless
+   it is as small as that; and the last digit may differ by one where a number of the report lies,
+   to the tolerance, on the edge between the two (another machine rounds it the other way). Wall
+   times, dates, run ids, hardware and versions are not compared but said.
 
 What is loaded: a bundled model, or the folder that the report names. The name of a hub repository
 is looked up among what was downloaded before: a report, which anybody may have written, makes no
@@ -51,7 +51,8 @@ TOLERANCE = 1e-4
 SMALL = 0.01
 ABSENT = "absent"
 _PAGES = (".html", ".htm")
-_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
+# A minus belongs to a number where it joins it to nothing.
+_NUMBER = re.compile(r"(?:(?<![\w.)\]])-)?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 _AMOUNT = re.compile(r"\d[\d.,]*(?: s| min)?")
 # What a section or a manifest says of the machine and the moment, not of the model.
 _NOT_COMPARED = frozenset({"seconds", "run_ids"})
@@ -483,14 +484,16 @@ class _Rounding:
         self._numbers = sorted({scale * one for one in numbers for scale in (1, 100)})
 
     def explains(self, claimed: str, recomputed: str) -> bool:
-        """Whether a number of the report lies on the edge between two printed ones."""
+        """Whether both are small, or a number of the report lies on the edge between them."""
         one, other = (decimal.Decimal(text.replace(",", "")) for text in (claimed, recomputed))
+        if max(abs(one), abs(other)) < SMALL:
+            return float(abs(one - other)) <= self.tolerance * SMALL
         if one == other:
             return claimed == recomputed
         unit = decimal.Decimal((0, (1,), min(_exponent(one), _exponent(other))))
         if abs(one - other) != unit:
             return False
-        edge = float((one + other) / 2)
+        edge = abs(float((one + other) / 2))
         if not math.isfinite(edge):
             return False
         near = self.tolerance * max(edge, SMALL)
