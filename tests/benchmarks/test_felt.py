@@ -17,17 +17,16 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 from playwright import sync_api
 
+from tests import serving
 from tests.benchmarks import numbers
 
 ROOT = Path(__file__).resolve().parents[2]
-PORT = 8599
 TRIALS = 5
 FIRST, CLICK, IMPORT = 1.5, 0.3, 0.2
 SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
@@ -36,22 +35,8 @@ SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 @pytest.fixture
 def address(tmp_path: Path) -> Generator[str]:
     """A server that has answered its health check and nothing else yet."""
-    url = f"http://127.0.0.1:{PORT}"
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "workbench" / "app.py")]
-    options = ["--server.port", str(PORT), "--server.headless", "true"]
-    environment = os.environ | {"WORKBENCH_RUNS": str(tmp_path / "runs")}
-    process = subprocess.Popen(
-        command + options, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
-                break
-        except OSError:
-            time.sleep(0.1)
-    yield url
-    process.terminate()
-    process.wait(timeout=30)
+    with serving.served(tmp_path) as served:
+        yield served.address
 
 
 @pytest.fixture

@@ -6,16 +6,9 @@ and on a script that broke.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Generator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright import sync_api
 
-ROOT = Path(__file__).resolve().parents[2]
-_START = 60.0
+from tests import serving
+
 _SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 _LOCAL_SCHEMES = {"data", "blob", "about"}
 
@@ -68,32 +61,8 @@ def browser(chromium: str) -> Generator[sync_api.Browser]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """Address of the app, served for a test process, with a run store that is empty at first."""
-    folder = tmp_path_factory.mktemp("served")
-    address = f"http://127.0.0.1:{_free_port()}"
-    environment = os.environ | {"WORKBENCH_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}
-    environment.pop("STREAMLIT_CLIENT_SHOW_ERROR_DETAILS", None)
-    log = folder / "server.log"
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "workbench" / "app.py")]
-    options = ["--server.port", address.rsplit(":", 1)[1], "--server.headless", "true"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command + options,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _wait_until_up(address, process, log)
-            yield address
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with serving.served(tmp_path_factory.mktemp("served")) as served:
+        yield served.address
 
 
 @pytest.fixture
@@ -147,23 +116,3 @@ def settle() -> Callable[..., None]:
         tab.wait_for_selector(_SETTLED, state="attached", timeout=timeout * 1000)
 
     return wait
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_up(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    pytest.fail(f"the server did not come up: {log.read_text(errors='replace')[-2000:]}")

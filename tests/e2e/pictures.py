@@ -14,19 +14,17 @@ import dataclasses
 import io
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
 from PIL import Image
 from playwright import sync_api
+
+from tests import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 1280, 900
@@ -113,37 +111,6 @@ PICTURES = (
 )
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Generator[str]:
-    """The app with a run store in a folder; gives its address."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = os.environ | {"WORKBENCH_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "workbench" / "app.py")]
-    options = ["--server.port", str(port), "--server.headless", "true"]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command + options, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            _wait_until_up(f"http://127.0.0.1:{port}", process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE / 1000
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
-            return
-        time.sleep(0.2)
-    raise RuntimeError("the app did not come up; its log says why")
-
-
 def settle(tab: sync_api.Page) -> None:
     """Wait until nothing is computed and nothing is drawn any more."""
     tab.wait_for_timeout(1_500)
@@ -223,7 +190,7 @@ def main(names: Sequence[str]) -> None:
         raise SystemExit("no browser: apt-get install chromium, or name one in CHROMIUM")
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder)) as address,
+        serving.served(Path(folder)) as server,
         sync_api.sync_playwright() as playwright,
     ):
         launched = playwright.chromium.launch(
@@ -234,7 +201,7 @@ def main(names: Sequence[str]) -> None:
                 continue
             # Each in a tab without a history: what was picked on one page is picked on the next.
             tab = launched.new_page(color_scheme="light")
-            made = small(draw(tab, address, picture))
+            made = small(draw(tab, server.address, picture))
             (ROOT / "docs" / f"{picture.name}.png").write_bytes(made)
             sys.stdout.write(f"docs/{picture.name}.png {len(made):,} bytes\n")
             tab.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from playwright import sync_api
+
+from tests.serving import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 Settle = Callable[..., None]
@@ -30,12 +31,6 @@ shown.stop()
 print("stopped", flush=True)
 sys.stdin.readline()
 """
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

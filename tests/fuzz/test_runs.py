@@ -88,22 +88,21 @@ def read(store: runs.RunStore) -> None:
         watching.refused(lambda: store.add(store.root / ID))
 
 
-def test_bad_documents_of_runs_are_refused(
-    store: runs.RunStore, sound: Path, subtests: pytest.Subtests
+@pytest.mark.parametrize(
+    ("part", "files"),
+    [("document", {**corpus.ANY_TEXT, **corpus.ANY_JSON}), ("arrays", corpus.ARRAYS)],
+    ids=["documents", "arrays"],
+)
+def test_bad_files_of_runs_are_refused(
+    store: runs.RunStore,
+    sound: Path,
+    subtests: pytest.Subtests,
+    part: str,
+    files: dict[str, bytes],
 ) -> None:
-    for name, content in {**corpus.ANY_TEXT, **corpus.ANY_JSON}.items():
+    for name, content in files.items():
         with subtests.test(name):
-            put(store, sound, document=content)
-            read(store)
-            assert store.open(ID) is None
-
-
-def test_bad_arrays_of_runs_are_refused(
-    store: runs.RunStore, sound: Path, subtests: pytest.Subtests
-) -> None:
-    for name, content in corpus.ARRAYS.items():
-        with subtests.test(name):
-            put(store, sound, arrays=content)
+            put(store, sound, **{part: content})
             read(store)
             assert store.open(ID) is None
 

@@ -33,8 +33,9 @@ from pathlib import Path
 import numpy as np
 from playwright import async_api
 
+from tests import serving
 from tests.core import killed_writers
-from tests.load import serving, sessions
+from tests.load import sessions
 from workbench.core import runs
 from workbench.core.modular import recipe, run, tasks
 from workbench.core.runs import folders

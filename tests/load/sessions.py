@@ -37,7 +37,7 @@ from pathlib import Path
 
 from playwright import async_api
 
-from tests.load import serving
+from tests import serving
 from workbench.core import results, runs
 
 _SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.serving import free_port
 from workbench.core.planted import two_steps, unplanted
 from workbench.core.prompts.pairs import ContrastPairs
 from workbench.ui import serving, shown
@@ -47,12 +48,6 @@ def model() -> Any:
 
 def pairs_for(model: Any) -> ContrastPairs:
     return ContrastPairs.from_text(model, ["ape bee"], ["cat bee"], ["dog"], ["elk"])
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def refused(*arguments: Any, **more: Any) -> str:

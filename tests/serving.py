@@ -14,9 +14,16 @@ import urllib.request
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-_START = 120.0
+ROOT = Path(__file__).resolve().parents[1]
+_START, _END = 120.0, 10.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Server:
@@ -34,11 +41,11 @@ class Server:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.runs, self._log = folder / "runs", folder / "server.log"
-        with contextlib.closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         environment = os.environ | {"WORKBENCH_RUNS": str(self.runs), "HF_HUB_OFFLINE": "1"}
+        # What tests set for themselves: a person's app shows no traceback.
+        environment.pop("STREAMLIT_CLIENT_SHOW_ERROR_DETAILS", None)
         app = [sys.executable, "-m", "streamlit", "run", str(ROOT / "workbench" / "app.py")]
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -85,6 +92,13 @@ class Server:
             return [int(child) for children in found for child in children]
         return []
 
+    def stop(self) -> None:
+        """Ask it to end, and end it where it does not."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=_END)
+        self.kill()
+
     def kill(self) -> None:
         """End it, and what it has started, without warning."""
         with contextlib.suppress(ProcessLookupError):
@@ -107,4 +121,4 @@ def served(folder: Path, settings: Mapping[str, str] | None = None) -> Generator
     try:
         yield server
     finally:
-        server.kill()
+        server.stop()
