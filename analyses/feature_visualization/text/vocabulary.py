@@ -63,7 +63,7 @@ def of_model(model: TransformerBridge, allowed: Sequence[int] | None) -> Vocabul
             f"{model.cfg.model_name!r} has no tokenizer, so its tokens cannot be read as text: set "
             "model.tokenizer first"
         )
-    prefix = tuple(int(token) for token in model.to_tokens("", truncate=False)[0])
+    prefix = tuple(tokenization.whole(model, ""))
     size = int(model.cfg.d_vocab)
     # Embedding tables are often longer than the vocabulary, for the sake of the hardware.
     chosen = set(range(min(size, len(model.tokenizer))) if allowed is None else map(int, allowed))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
@@ -50,3 +53,30 @@ def test_an_empty_text_without_a_bos_is_refused() -> None:
 
 def test_each_token_as_text(shared: TransformerBridge) -> None:
     assert tokenization.strings(shared, (6, 0, 3)) == ("<bos>", "ape", "dog")
+
+
+def test_threads_that_read_at_once_do_not_get_the_padding_of_each_other() -> None:
+    # Rows of different lengths, while two others ask for a batch that is padded.
+    model = unplanted.randomised()
+    texts = [" ".join(word_level.WORDS[: 1 + length]) for length in range(4)]
+    alone = tokenization.rows(model, texts)
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            tokenization.whole(model, texts[0])
+
+    usual = sys.getswitchinterval()
+    others = [threading.Thread(target=read) for _ in range(2)]
+    for one in others:
+        one.start()
+    try:
+        # Threads take turns as often as they can.
+        sys.setswitchinterval(1e-5)
+        found = [tokenization.rows(model, texts) for _ in range(1000)]
+    finally:
+        sys.setswitchinterval(usual)
+        done.set()
+        for one in others:
+            one.join()
+    assert all(one == alone for one in found)

@@ -490,7 +490,7 @@ def _rows(
     front = tokenization.front(model)
     room = int(model.cfg.n_ctx) - len(front)
     for several in _batched((text for text in texts if text.strip()), _TEXTS):
-        for ids in model.tokenizer(several, add_special_tokens=False)["input_ids"]:
+        for ids in tokenization.rows(model, several):
             for start in range(0, len(ids), room):
                 yield np.array([*front, *ids[start : start + room]], dtype=np.int32)
 

@@ -84,9 +84,7 @@ class Encoder:
 
     def _added(self, prompt: str, ids: Sequence[int], answer: str) -> Sequence[int]:
         """Tokens that an answer adds after its prompt; its own where the two melt together."""
-        longer = self._model.to_tokens(
-            prompt + answer, prepend_bos=self._prepend_bos, truncate=False
-        )[0].tolist()
+        longer = tokenization.whole(self._model, prompt + answer, prepend_bos=self._prepend_bos)
         after = tuple(longer[: len(ids)]) == tuple(ids)
         return longer[len(ids) :] if after else tokenization.bare(self._model, answer)
 

@@ -3,10 +3,14 @@
 BOS is put in front as the bridge does it. Unknown words are looked for in the text without special
 tokens: many vocabularies use one id for unknown, beginning and end (GPT-2's does), and the bridge
 takes a trailing end token off again, which would drop an unknown last word without a word.
+
+A tokenizer keeps what it was asked for last, such as padding, in its own state: of two threads that
+ask it at once, one may get the other's padding. So whoever encodes does it here, in turns.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +19,7 @@ from workbench.core import reading
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+_turn = threading.Lock()
 # No tokenizer makes tokens of more characters than this on average; longer texts need not be tried.
 _CHARACTERS_PER_TOKEN = 100
 
@@ -51,7 +56,7 @@ def encode(
             f"the prompt has {len(text):,} characters and the context is {n_ctx} tokens: shorten it"
         )
     require_known(model, text)
-    ids = tuple(model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)[0].tolist())
+    ids = tuple(whole(model, text, prepend_bos=prepend_bos))
     if not ids:
         raise TokenizationError("the prompt is empty: give at least one word that the model knows")
     if len(ids) > n_ctx:
@@ -59,6 +64,27 @@ def encode(
             f"the prompt has {len(ids)} tokens and the context is {n_ctx}: shorten it"
         )
     return ids
+
+
+def whole(model: TransformerBridge, text: str, *, prepend_bos: bool | None = None) -> list[int]:
+    """Token ids of a text as the bridge makes them, without any check.
+
+    Args:
+        model: Whose tokenizer to use.
+        text: Any text.
+        prepend_bos: None follows the model's own convention.
+
+    Returns:
+        The ids, special tokens included.
+    """
+    with _turn:
+        return model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)[0].tolist()
+
+
+def rows(model: TransformerBridge, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each of some texts without special tokens, without any check."""
+    with _turn:
+        return model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
 def front(model: TransformerBridge) -> tuple[int, ...]:
@@ -81,7 +107,7 @@ def bare(model: TransformerBridge, text: str) -> list[int]:
         raise TokenizationError(
             f"{reading.quoted(text)} holds half a character (a lone surrogate): write it anew"
         ) from error
-    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return rows(model, [text])[0]
 
 
 def require_known(model: TransformerBridge, text: str) -> None:
@@ -119,7 +145,8 @@ def offsets(model: TransformerBridge, text: str, ids: Sequence[int]) -> tuple[tu
         TokenizationError: If the tokenizer cannot say, and its tokens are not pieces of the text.
     """
     if getattr(model.tokenizer, "is_fast", False):
-        plain = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        with _turn:
+            plain = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         own, spans = plain["input_ids"], plain["offset_mapping"]
         # Special tokens stand in front, so the last place that fits is where the text begins.
         for start in range(len(ids) - len(own), -1, -1):
