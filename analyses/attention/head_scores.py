@@ -237,15 +237,23 @@ class HeadScores(results.Result):
         low = float(np.minimum(first, second)[has].min())
         return f"In either half of the rows by itself, every label's excess is at least {low:.2f}."
 
+    @functools.cached_property
+    def _p_of_the_gain(self) -> float:
+        """Kept, because a page says it again at every click."""
+        return float(evidence.sign_flip_p_values(self._gain[:, None])[0])
+
+    @property
+    def _gain(self) -> Float[np.ndarray, " row"]:
+        return self.loss_fresh - self.loss_repeated
+
     def _losses(self) -> str:
-        gain = (self.loss_fresh - self.loss_repeated)[:, None]
-        p = float(evidence.sign_flip_p_values(gain)[0])
+        p = self._p_of_the_gain
         return (
             f"The model's loss on a second half is {self.loss_repeated.mean():.2f} nats a token "
             f"after itself and {self.loss_fresh.mean():.2f} after other tokens (p = {p:.2g})"
             + (
                 "."
-                if gain.mean() > 0 and p <= SURE
+                if self._gain.mean() > 0 and p <= SURE
                 else ": it does not make use of the repeat of these tokens, so induction is not to "
                 "be expected here."
             )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io as pio
 import pytest
 
 from workbench.core import plots
@@ -193,13 +195,31 @@ def test_a_band_leaves_a_gap_where_it_is_not_known() -> None:
     assert np.array_equal(outline, [0, 1, 1, 0, np.nan, 3, 4, 4, 3, np.nan], equal_nan=True)
 
 
-def test_a_figure_is_coloured_for_the_page_without_being_changed() -> None:
-    figure = grid([[1.0]])
-    dark = plots.on_page(figure, "dark")
-    assert layout(dark).font.color == plots.TEXT_COLOURS["dark"]
-    assert layout(plots.on_page(figure, None)).font.color == plots.TEXT_COLOURS["light"]
-    assert layout(figure).font.color is None
-    assert plots.TEMPLATE in pio.templates
+def test_a_figure_is_plain_json_without_being_changed() -> None:
+    figure = grid([[1.0, np.nan]])
+    spec = plots.spec(figure)
+    assert json.loads(json.dumps(spec, allow_nan=False)) == spec
+    assert spec["data"][0]["z"] == [[1.0, None]]
+    assert spec["layout"]["height"] == layout(figure).height
+    assert isinstance(traces(figure)[0].z, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.array([1, 2]), [1, 2]),
+        (np.array([True, False]), [True, False]),
+        (np.array([0.5, np.inf]), [0.5, None]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        (np.array([[{"b": math.nan}]], dtype=object), [[{"b": None}]]),
+        ((None, -math.inf, "a"), [None, None, "a"]),
+        ({1: Path("a")}, {"1": "a"}),
+    ],
+    ids=repr,
+)
+def test_values_in_plain_json(value: object, said: object) -> None:
+    assert plots.plain(value) == said
 
 
 def layered(**arguments: Any) -> go.Figure:

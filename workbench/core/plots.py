@@ -1,7 +1,7 @@
 """How numbers look: arrays become plotly figures in one style.
 
 1. One template, registered with plotly as "workbench": system fonts, no background of its own, so
-   that a figure sits on a light or a dark page; `on_page` sets the colour of its text.
+   that a figure sits on a light or a dark page, which sets the colour of its text.
 2. Effects use a diverging scale centred on zero (red below, blue above), magnitudes a sequential
    one. Rows of a heat map grow upward, columns run left to right.
 3. plotly does not report clicks on heat map cells, so each cell carries an invisible marker, which
@@ -284,18 +284,40 @@ def layered_graph(
     return figure
 
 
-def on_page(figure: go.Figure, theme: str | None) -> go.Figure:
-    """Copy a figure with its text in the colour that a page's theme needs.
+def spec(figure: go.Figure) -> dict[str, Any]:
+    """A figure as plotly.js reads it, in plain JSON.
 
     Args:
-        figure: Any figure of this module.
-        theme: "light" or "dark"; None reads as light.
+        figure: Any figure; it stays as it is.
 
     Returns:
-        A copy; the figure handed in stays as it is.
+        Its "data" and "layout"; arrays are lists, and what is no finite number is nothing, which
+        plotly.js leaves a gap for.
     """
-    colour = TEXT_COLOURS["dark" if theme == "dark" else "light"]
-    return go.Figure(figure).update_layout(font={"color": colour})
+    data = [plain(trace.to_plotly_json()) for trace in figure.data]
+    return {"data": data, "layout": plain(figure.layout.to_plotly_json())}
+
+
+def plain(value: Any) -> Any:
+    """JSON form of what figures and tables hold.
+
+    Args:
+        value: Numbers, texts, arrays, and dictionaries and sequences of such.
+
+    Returns:
+        The same without arrays; what JSON does not know as text, and no number as nothing.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and np.isfinite(value).all():
+        return value.tolist()
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def visible(token: str) -> str:

@@ -8,16 +8,14 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import importlib.metadata
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.core import plots
 from workbench.report.document import Cell, Exhibit, Measured, Table
 from workbench.report.spec import Threshold
 
@@ -47,9 +45,9 @@ def figure(drawn: go.Figure, caption: str) -> Exhibit:
     Returns:
         The exhibit.
     """
-    plain = _plain(drawn.to_plotly_json())
+    plain = plots.spec(drawn)
     # Colours and fonts are the report's own, in its light and in its dark form.
-    plain.get("layout", {}).pop("template", None)
+    plain["layout"].pop("template", None)
     return Exhibit(caption=caption, figure=plain)
 
 
@@ -92,7 +90,7 @@ def cell(value: Any) -> Cell:
     Returns:
         A number, a text, True or False; None for what is not known.
     """
-    plain = _plain(value)
+    plain = plots.plain(value)
     return plain if isinstance(plain, (str, int, float, bool)) or plain is None else str(plain)
 
 
@@ -116,34 +114,12 @@ def measured(
     Returns:
         The number.
     """
-    low, high = (None, None) if interval is None else (_plain(float(one)) for one in interval)
+    low, high = (None, None) if interval is None else (plots.plain(float(one)) for one in interval)
     return Measured(
         name=name,
-        value=_plain(float(value)),
+        value=plots.plain(float(value)),
         low=low,
         high=high,
         threshold="" if threshold is None else str(threshold),
-        **{key: _plain(one) for key, one in more.items()},
+        **{key: plots.plain(one) for key, one in more.items()},
     )
-
-
-def _plain(value: Any) -> Any:
-    """JSON form of what figures and frames hold."""
-    if isinstance(value, dict) and {"bdata", "dtype"} <= value.keys():
-        value = _unpacked(value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return json.loads(json.dumps(value, default=str))
-
-
-def _unpacked(packed: dict[str, Any]) -> np.ndarray:
-    """An array that plotly packed as base64."""
-    flat = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
-    shape = packed.get("shape", str(flat.size))
-    return flat.reshape([int(length) for length in str(shape).split(",")])

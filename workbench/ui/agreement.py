@@ -11,6 +11,7 @@ import streamlit as st
 from jaxtyping import Float
 
 from workbench.core import plots
+from workbench.ui import showing
 
 
 class Verification(Protocol):
@@ -52,8 +53,8 @@ def show(verified: Verification, unit: str) -> None:
         unit: Unit of both.
     """
     picture, table = st.columns([3, 2])
-    figure = plots.on_page(scatter(verified, unit), st.context.theme.type)
-    picture.plotly_chart(figure, theme=None)
+    with picture:
+        showing.figure(scatter(verified, unit))
     frame = verified.to_frame().rename(columns={"name": "edge"})
     digits = {
         name: st.column_config.NumberColumn(format="%.3f")

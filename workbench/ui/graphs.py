@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.core import plots
+from workbench.ui import showing
 
 _PAPER = {"light": "#ffffff", "dark": "#12161c"}
 # Thin lines of the two colours of effects, where they lie on a dark page.
@@ -36,14 +37,7 @@ def clickable(figure: go.Figure, *, key: str, on_click: Callable[[int], None]) -
         if edge is not None:
             on_click(edge)
 
-    st.plotly_chart(
-        readable(figure, st.context.theme.type),
-        key=key,
-        on_select=tell,
-        selection_mode="points",
-        theme=None,
-        config={"displayModeBar": False, "scrollZoom": False},
-    )
+    showing.figure(readable(figure, st.context.theme.type), key=key, on_click=tell)
 
 
 def readable(figure: go.Figure, theme: str | None) -> go.Figure:
@@ -57,7 +51,7 @@ def readable(figure: go.Figure, theme: str | None) -> go.Figure:
         A copy; the figure handed in stays as it is.
     """
     dark = theme == "dark"
-    shown = plots.on_page(figure, theme)
+    shown = go.Figure(figure)
     # Edges run beneath the names of nodes: a halo in the page's own colour keeps these apart.
     halo = ", ".join([f"0 0 3px {_PAPER['dark' if dark else 'light']}"] * 4)
     shown.update_traces(textfont={"shadow": halo}, selector={"mode": "markers+text"})

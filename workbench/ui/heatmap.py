@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.core import plots
+from workbench.ui import showing
 
 
 def clickable(
@@ -63,14 +64,7 @@ def clickable_figure(
     """
     cell = _chosen(shape, key, query)
     # An outlined cell makes this another chart to Streamlit: its selection starts out empty.
-    st.plotly_chart(
-        plots.on_page(draw(cell), st.context.theme.type),
-        key=key,
-        on_select="rerun",
-        selection_mode="points",
-        theme=None,
-        config={"displayModeBar": False, "scrollZoom": False},
-    )
+    showing.figure(draw(cell), key=key, on_click="rerun")
     return cell
 
 

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
-from workbench.core import plots
+from workbench.ui import charts
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def figure(made: go.Figure, *, key: str | None = None) -> None:
+def figure(
+    made: go.Figure,
+    *,
+    key: str | None = None,
+    on_click: Callable[[], None] | Literal["rerun"] | None = None,
+) -> None:
     """Draw a figure in the colours of the page.
 
     Args:
         made: Any figure of a result.
-        key: Name of the element on its page, where it is drawn again and again.
+        key: Name of the element on its page, where it is drawn again and again. What is clicked
+            stands in the session's state by this name.
+        on_click: Makes points clickable: what happens before the page is drawn again, if anything.
     """
-    st.plotly_chart(plots.on_page(made, st.context.theme.type), theme=None, key=key)
+    sent = charts.ready(made, st.context.theme.type, clickable=on_click is not None)
+    if on_click is None:
+        st.plotly_chart(sent, theme=None, key=key)
+        return
+    st.plotly_chart(
+        sent,
+        key=key,
+        on_select=on_click,
+        selection_mode="points",
+        theme=None,
+        config={"displayModeBar": False, "scrollZoom": False},
+    )
 
 
 def code(lines: Sequence[str]) -> None:
