@@ -366,7 +366,6 @@ def look(name: str, model: TransformerBridge) -> None:
         showing.code([*start, f"model = load_model({name!r})", *code])
 
 
-st.title("What does this place in the model show?")
 picked = subject.pick()
 if picked is not None:
     loaded = subject.loaded(picked)

@@ -231,7 +231,6 @@ def show_carriers(model: TransformerBridge, scores: attention.HeadScores) -> str
 
 def main() -> None:
     """Draw the page."""
-    st.title("Where does each head look?")
     st.caption(
         "Attention says from where a head reads. A label such as induction comes with a score "
         "against a null and a p-value; what the model does with it is another question."

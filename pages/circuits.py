@@ -128,7 +128,7 @@ def find_or_run(name: str, choice: pairs.Choice, options: dict[str, Any]) -> Non
     chosen, checks, n_edges, seconds = prepared
     run = runs.run_id(discovery.ANALYSIS, mark, circuits.parameters(chosen, **options))
     if runs.RunStore().find(circuits.Circuit, run) is not None:
-        reopen(run)
+        stored.reopen(run)
     preflight.show(checks, chosen)
     key = jobs.job_key("circuit", run)
 
@@ -147,19 +147,11 @@ def find_or_run(name: str, choice: pairs.Choice, options: dict[str, Any]) -> Non
         runs.RunStore().put(screen, title=f"edges, {chosen.name}")
         return runs.RunStore().put(circuit, title=f"circuit, {chosen.name}")
 
-    if jobs.manager().find(key) is None:
-        # A round of pruning tries each edge once, and later rounds have few left.
-        count = min(n_edges, 5000) + options["n_random"] + VERIFIED
-        cost = f"about {jobs.duration(seconds * count)}, {n_edges:,} edges"
-        if st.button(f"Run ({cost})"):
-            jobs.manager().submit(key, work, label="Finding the circuit")
-            # Draws the page anew, without the button.
-            st.rerun()
-        return
-    if steps.step(key, work, label="Finding the circuit") is not None:
-        # From here on the store has the result; a run that was deleted there can be made again.
-        jobs.manager().forget(key)
-        reopen(run)
+    # A round of pruning tries each edge once, and later rounds have few left.
+    count = min(n_edges, 5000) + options["n_random"] + VERIFIED
+    cost = f"about {jobs.duration(seconds * count)}, {n_edges:,} edges"
+    if steps.asked(key, work, button=f"Run ({cost})", label="Finding the circuit") is not None:
+        stored.reopen(run)
 
 
 def check(
@@ -200,12 +192,6 @@ def screened(
         verify_top=VERIFIED,
         progress=lambda fraction, note: report(0.1 * fraction, f"screening, {note}"),
     )
-
-
-def reopen(run: str) -> None:
-    """Put a run into the address and start the page anew with it."""
-    st.query_params["run"] = run
-    st.rerun()
 
 
 def show(circuit: circuits.Circuit, run: str) -> None:
@@ -476,7 +462,6 @@ def script(
     return code + "".join(f"{line}\n" for line in lines)
 
 
-st.title("Which connections carry this behaviour?")
 shared = st.query_params.get("run", "")
 picked = subject.pick()
 if picked is not None or shared:

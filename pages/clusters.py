@@ -528,7 +528,6 @@ def script(looked: Looked, code: Sequence[str]) -> list[str]:
     ]
 
 
-st.title("Is a concept in one place?")
 st.caption(
     "Units that respond to a concept are found on one half of its examples and confirmed on the "
     "other. Whether they sit in one place is asked against chance, against an untrained network, "

@@ -337,7 +337,6 @@ def look(at: Looked) -> None:
     downloads.offer_unstored(graph, f"contributions-{at.target}")
 
 
-st.title("What is the answer made of, back to the tokens?")
 st.caption(
     "The stream at the target is a sum; each part of it came from a state that is a sum, too. An "
     "edge says what was moved or written, its exact effect whether that is used."

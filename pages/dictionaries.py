@@ -343,7 +343,6 @@ def look(name: str, model: TransformerBridge) -> None:
         showing.code(script)
 
 
-st.title("Which directions does a layer write in?")
 st.caption(
     "A dictionary writes each activation as a sum of a few directions out of many. It keeps only "
     "part of the model, and how much is the first thing to look at."

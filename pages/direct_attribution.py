@@ -268,7 +268,6 @@ def look(name: str, model: TransformerBridge) -> None:
     )
 
 
-st.title("Which parts write this logit?")
 st.caption(
     "A logit is a sum of what the embedding, every head, every neuron and the biases write for it, "
     "once the final norm's scale is held fixed."

@@ -164,7 +164,6 @@ def look(name: str, model: TransformerBridge) -> None:
     downloads.offer_stored(scan, "scan")
 
 
-st.title("What makes each unit fire?")
 st.caption(
     "Every unit is read over a whole corpus: where it is largest, but also where it is small or "
     "negative, since its largest examples alone mislead. Its own page shows all of its range."

@@ -580,7 +580,6 @@ def script(run: grokking.TrainingRun, name: str, more: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-st.title("How does a network come to generalise?")
 st.caption(
     "A small network learns an operation such as a + b modulo a prime from some of the pairs. It "
     "first learns these by heart; much later it answers the others too: it groks. See when that "

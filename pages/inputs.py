@@ -321,7 +321,6 @@ def look() -> None:
         showing.code(script)
 
 
-st.title("Which input does a unit want?")
 st.caption(
     "An optimum is one input. It is shown beside real ones, beside the same search on shuffled "
     "weights, and with how far outside of the data it lies."

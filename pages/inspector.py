@@ -175,7 +175,6 @@ def look(name: str, model: TransformerBridge) -> None:
     )
 
 
-st.title("What happens in this model on this prompt?")
 picked = subject.pick()
 if picked is not None:
     loaded = subject.loaded(picked)

@@ -255,7 +255,6 @@ def look(name: str, model: TransformerBridge) -> None:
     )
 
 
-st.title("What would the model say if it stopped after each layer?")
 st.caption(
     "The stream after each layer is read as the model reads it after the last one: through its own "
     "final norm and unembedding. How far that is to be believed is measured, too."

@@ -102,7 +102,6 @@ def quantity(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
-st.title("What is this model, and what does it say next?")
 picked = subject.pick()
 if picked is not None:
     if picked in card.list_models():

@@ -239,7 +239,7 @@ def find_or_run(
     run = runs.run_id(activation_patching.ANALYSIS, mark, made_by)
     store = runs.RunStore()
     if store.find(activation_patching.PatchingResult, run) is not None:
-        reopen(run)
+        stored.reopen(run)
 
     def prepare(report: jobs.Report) -> checking.Preflight:
         return activation_patching.check(model, chosen, asked, progress=report)
@@ -263,23 +263,9 @@ def find_or_run(
         )
         return store.put(result, title=f"{asked['site']}, {chosen.name}")
 
-    if jobs.manager().find(key) is None:
-        estimate = f"about {jobs.duration(checks.seconds)}"
-        if st.button(f"Run ({estimate}, {checks.runs:,} patched runs)"):
-            jobs.manager().submit(key, work, label="Patching")
-            # Draws the page anew, without the button.
-            st.rerun()
-        return
-    if steps.step(key, work, label="Patching") is not None:
-        # From here on the store has the result; a run that was deleted there can be made again.
-        jobs.manager().forget(key)
-        reopen(run)
-
-
-def reopen(run: str) -> None:
-    """Put a run into the address and start the page anew with it."""
-    st.query_params["run"] = run
-    st.rerun()
+    cost = f"about {jobs.duration(checks.seconds)}, {checks.runs:,} patched runs"
+    if steps.asked(key, work, button=f"Run ({cost})", label="Patching") is not None:
+        stored.reopen(run)
 
 
 def show(result: activation_patching.PatchingResult, run: str) -> None:
@@ -401,7 +387,6 @@ def show_comparison(result: activation_patching.PatchingResult) -> None:
     )
 
 
-st.title("Which layer and position carry this behaviour?")
 shared = st.query_params.get("run", "")
 picked = subject.pick()
 if picked is not None or shared:

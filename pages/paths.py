@@ -31,6 +31,7 @@ from workbench.ui import (
     preflight,
     showing,
     steps,
+    stored,
     subject,
     tables,
 )
@@ -159,7 +160,7 @@ def find_or_run(model: TransformerBridge, chosen: ContrastPairs, options: dict[s
     run = runs.run_id(path_patching.ANALYSIS, card.fingerprint(model), made_by)
     store = runs.RunStore()
     if store.find(path_patching.PathPatchingResult, run) is not None:
-        reopen(run)
+        stored.reopen(run)
 
     def prepare(report: jobs.Report) -> tuple[checking.Preflight, float, int]:
         checks = path_patching.check(model, chosen, metric=options["metric"], progress=report)
@@ -178,17 +179,9 @@ def find_or_run(model: TransformerBridge, chosen: ContrastPairs, options: dict[s
         result = path_patching.path_patch(model, chosen, **options, checks=checks, progress=report)
         return store.put(result, title=f"paths {result.path}, {chosen.name}")
 
-    if jobs.manager().find(key) is None:
-        estimate = f"about {jobs.duration(seconds)}"
-        if st.button(f"Run ({estimate}, {n_senders:,} senders)"):
-            jobs.manager().submit(key, work, label="Patching paths")
-            # Draws the page anew, without the button.
-            st.rerun()
-        return
-    if steps.step(key, work, label="Patching paths") is not None:
-        # From here on the store has the result; a run that was deleted there can be made again.
-        jobs.manager().forget(key)
-        reopen(run)
+    said = f"about {jobs.duration(seconds)}, {n_senders:,} senders"
+    if steps.asked(key, work, button=f"Run ({said})", label="Patching paths") is not None:
+        stored.reopen(run)
 
 
 def cost(
@@ -211,12 +204,6 @@ def cost(
     once = seconds(1)
     each = max(0.0, seconds(TIMED_SENDERS) - once) / (TIMED_SENDERS - 1)
     return (once + each * (len(senders) - 1)) * len(chosen) / len(few), len(senders)
-
-
-def reopen(run: str) -> None:
-    """Put a run into the address and start the page anew with it."""
-    st.query_params["run"] = run
-    st.rerun()
 
 
 def show(
@@ -358,7 +345,6 @@ def ways_code(result: path_patching.PathPatchingResult, sender: str) -> str:
     )
 
 
-st.title("Through which path does a component reach the answer?")
 shared = st.query_params.get("run", "")
 picked = subject.pick()
 if picked is not None or shared:

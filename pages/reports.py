@@ -289,18 +289,9 @@ def run(model: str, spec: specs.AuditSpec, tested: bool) -> None:
         )
         return reports.keep(found)
 
-    label = f"Auditing {model}"
-    if jobs.manager().find(key) is None:
-        cost = f"at most {jobs.duration(60 * spec.limits.minutes)}"
-        if st.button(f"Run the audit ({cost})"):
-            jobs.manager().submit(key, work, label=label)
-            # Draws the page anew, without the button.
-            st.rerun()
-        return
-    made = steps.step(key, work, label=label)
+    cost = f"at most {jobs.duration(60 * spec.limits.minutes)}"
+    made = steps.asked(key, work, button=f"Run the audit ({cost})", label=f"Auditing {model}")
     if made is not None:
-        # From here on the file is there; what is deleted can be made again.
-        jobs.manager().forget(key)
         reopen(made)
         st.rerun()
 
@@ -473,7 +464,6 @@ def script(report: Report) -> list[str]:
     ]
 
 
-st.title("What would an audit of this model say?")
 selected = pick_report()
 if selected == NEW:
     picked = subject.pick()

@@ -345,7 +345,6 @@ def main() -> None:
     showing.code(script(asked, chosen))
 
 
-st.title("What has been found out so far?")
 try:
     main()
 except runs.RunStoreError as error:

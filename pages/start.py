@@ -425,7 +425,6 @@ def show_example(example: Example) -> None:
 if "model" in st.query_params:
     # The page of a model once had this address.
     st.switch_page(PAGES / "model.py", query_params=st.query_params.to_dict())
-st.title("What do you want to know?")
 show_questions()
 st.header("Four answers in seconds, on models that come along")
 for pair in (EXAMPLES[:2], EXAMPLES[2:]):

@@ -824,7 +824,6 @@ def look(name: str, model: TransformerBridge) -> None:
         showing.code(script)
 
 
-st.title("What does this unit respond to?")
 picked = subject.pick()
 if picked is not None:
     loaded = subject.loaded(picked)

@@ -522,7 +522,6 @@ def look(at: Looked) -> None:
         showing.code([*imports, "", f"model = load_model({at.name!r})", *at.code])
 
 
-st.title("What do the weights do, before any text is read?")
 picked = subject.pick()
 if picked is not None:
     loaded = subject.loaded(picked)

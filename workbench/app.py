@@ -3,12 +3,14 @@
 1. Every file in pages/ is a page; its address is the file's name. Start is shown by default.
 2. The others stand under the question that they answer, a new one under the last heading; see
    `workbench.ui.contents`.
+3. A page's own question is its title. It is drawn here, before the page imports what it needs.
 
 A new page is a new file: nothing has to be registered here.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import streamlit as st
@@ -23,12 +25,16 @@ def main() -> None:
     importing.wait_for_whole_packages()
     st.set_page_config(layout="wide")
     first = contents.read(PAGES / f"{contents.FIRST}.py")
+    others = contents.grouped(PAGES)
     headings = {
         heading: [st.Page(page.path, title=page.title, url_path=page.path.stem) for page in pages]
-        for heading, pages in contents.grouped(PAGES).items()
+        for heading, pages in others.items()
     }
     start = st.Page(first.path, title=first.title, default=True)
     chosen = st.navigation({"": [start], **headings}, expanded=True)
+    questions = {page.title: page.question for page in chain([first], *others.values())}
+    if question := questions[chosen.title]:
+        st.title(question[0].upper() + question[1:])
     keeping.warn()
     chosen.run()
     importing.begin()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from workbench.core import runs
 from workbench.ui import escaping
 
 
 def warn() -> None:
     """Draw the warning, where there is something to warn of."""
+    # Slow to import: the title of the first page is not to wait for it.
+    from workbench.core import runs
+
     reason = runs.RunStore().not_kept
     if reason:
         st.warning(

@@ -3,6 +3,8 @@
 `step` returns the outcome once it is there. Until then it draws progress with a Cancel button, or
 what went wrong with a button to try again, and returns None, so that a page reads as a list of
 steps. Work that failed is not repeated by itself: a page reruns often.
+
+`asked` is a step that begins with a click, for work whose outcome is kept elsewhere.
 """
 
 from __future__ import annotations
@@ -43,6 +45,32 @@ def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Out
         jobs.manager().submit(key, work, label=label)
         st.rerun()
     return None
+
+
+def asked(
+    key: str, work: Callable[[jobs.Report], Outcome], *, button: str, label: str
+) -> Outcome | None:
+    """Draw the button that begins a work, or how far it is.
+
+    Args:
+        key: What determines the outcome; see `jobs.job_key`.
+        work: As for `step`; it stores what it makes.
+        button: What the button says.
+        label: What it is, in a few words.
+
+    Returns:
+        The outcome, once: what is deleted from where it is kept can be made again.
+    """
+    if jobs.manager().find(key) is None:
+        if st.button(button, key=f"ask:{key}"):
+            jobs.manager().submit(key, work, label=label)
+            # Draws the page anew, without the button.
+            st.rerun()
+        return None
+    made = step(key, work, label=label)
+    if made is not None:
+        jobs.manager().forget(key)
+    return made
 
 
 def _finished(job: jobs.Job) -> bool:

@@ -177,12 +177,18 @@ def offer(
         label: What is made, in a few words.
         seconds: How long it will take.
     """
-    if jobs.manager().find(key) is None:
-        if st.button(f"{button} (about {jobs.duration(seconds)})", key=f"offer:{key}"):
-            jobs.manager().submit(key, lambda report: work(report) or True, label=label)
-            st.rerun()
-        return
-    if steps.step(key, lambda report: work(report) or True, label=label):
-        # From here on the store has it; what was deleted there can be made again.
-        jobs.manager().forget(key)
+    cost = f"about {jobs.duration(seconds)}"
+    if steps.asked(
+        key, lambda report: work(report) or True, button=f"{button} ({cost})", label=label
+    ):
         st.rerun()
+
+
+def reopen(run: str) -> None:
+    """Put a run into the address and start the page anew with it.
+
+    Args:
+        run: Its id.
+    """
+    st.query_params["run"] = run
+    st.rerun()
