@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from playwright import sync_api
 
@@ -30,7 +29,7 @@ def click_edge(tab: sync_api.Page, edge: int) -> None:
 
 
 def test_from_the_question_to_the_attention_at_an_edge_and_back_by_link(
-    page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
+    page: sync_api.Page, server: str, settle: Settle
 ) -> None:
     model = workbench.load_model("grammar-4l")
     pairs = ContrastPairs.from_task(model, "indirect-object", n=4)
@@ -59,7 +58,6 @@ def test_from_the_question_to_the_attention_at_an_edge_and_back_by_link(
     page.get_by_text(seen.summary()[:60]).wait_for(timeout=60_000)
     settle(page)
     assert "edge=m0-%3Ea1" in page.url
-    page.screenshot(path=tmp_path / "circuit.png", full_page=True)
 
     link = page.locator("[data-testid=stCode]").last.inner_text().strip()
     page.goto("about:blank")

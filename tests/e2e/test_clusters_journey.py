@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from playwright import sync_api
 
@@ -16,7 +15,7 @@ NETWORK, CONCEPT = "mnist1d-mlp", "digit 1"
 
 
 def test_from_a_concept_to_its_place_and_a_unit(
-    page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
+    page: sync_api.Page, server: str, settle: Settle
 ) -> None:
     network = sources.load_network(NETWORK)
     concept = named_concepts.named_concept(network, CONCEPT)
@@ -34,7 +33,6 @@ def test_from_a_concept_to_its_place_and_a_unit(
         "clusters.localize(network, concept"
         in page.locator("[data-testid=stCode]").last.inner_text()
     )
-    page.screenshot(path=tmp_path / "place.png", full_page=True)
     page.get_by_role("button", name="Ablate and patch them").click()
     page.get_by_text("matched in firing rate").first.wait_for(timeout=120_000)
     settle(page)

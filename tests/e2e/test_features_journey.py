@@ -15,7 +15,7 @@ Settle = Callable[..., None]
 
 
 def test_from_a_token_to_a_unit_and_a_note_about_it(
-    page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
+    page: sync_api.Page, server: str, settle: Settle
 ) -> None:
     model = workbench.load_model("grammar-4l")
     seen, _ = Corpus.bundled(model).split(0.7)
@@ -35,7 +35,6 @@ def test_from_a_token_to_a_unit_and_a_note_about_it(
         timeout=120_000
     )
     settle(page)
-    page.screenshot(path=tmp_path / "unit.png", full_page=True)
     page.get_by_role("radio", name="Notes").click()
     note = page.get_by_role("textbox", name=f"What is {unit}?")
     note.fill("the end of a sentence <b>bold</b>")
@@ -54,7 +53,7 @@ def test_from_a_token_to_a_unit_and_a_note_about_it(
 
 
 def test_the_picture_of_an_input_grows_until_it_is_there(
-    page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
+    page: sync_api.Page, server: str, settle: Settle
 ) -> None:
     query = "network=shapes-branch&hook=mixed1.branch3.hook_out&channel=4"
     page.goto(f"{server}/inputs?{query}")
@@ -63,5 +62,4 @@ def test_the_picture_of_an_input_grows_until_it_is_there(
     assert page.get_by_role("button", name="Cancel").count() == 1
     page.get_by_role("heading", name="How far outside of the data").wait_for(timeout=180_000)
     settle(page)
-    page.screenshot(path=tmp_path / "input.png", full_page=True)
     assert page.get_by_text("With shuffled weights the same optimization reaches").count() == 1

@@ -78,7 +78,6 @@ def test_from_a_new_training_to_a_checkpoint_on_another_page(
     page.get_by_role("button", name=f"Open the checkpoint of step {step:,}").wait_for()
     page.wait_for_url(re.compile(rf"[?&]step={step}(&|$)"))
     settle(page)
-    page.screenshot(path=tmp_path / "grokking.png", full_page=True)
 
     page.get_by_role("button", name=f"Open the checkpoint of step {step:,}").click()
     page.get_by_role("main").get_by_role("link", name="Model").click(timeout=60_000)

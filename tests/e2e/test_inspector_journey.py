@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import urlencode
 
 from playwright import sync_api
@@ -36,15 +35,12 @@ def dots(tab: sync_api.Page, says: str) -> sync_api.Locator:
     return figure.locator(".scatterlayer .trace").last.locator("path.point")
 
 
-def test_one_prompt_from_page_to_page(
-    page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
-) -> None:
+def test_one_prompt_from_page_to_page(page: sync_api.Page, server: str, settle: Settle) -> None:
     model = workbench.load_model("grammar-4l")
     parts = direct_attribution.attribute(model, PROMPT, " Mary", wrong=" John")
     page.goto(f"{server}/inspector?{ASKED}")
     page.get_by_text(parts.summary()[:60]).wait_for(timeout=PATIENCE)
     settle(page)
-    page.screenshot(path=tmp_path / "inspector.png", full_page=True)
 
     # The same prompt, elsewhere: a head is chosen from the grid, and leads to its own page.
     page.get_by_role("main").get_by_role("link", name="Attention", exact=True).click()
@@ -56,7 +52,6 @@ def test_one_prompt_from_page_to_page(
     one = attention.one_head(model, PROMPT, layer=1, head=2)
     page.get_by_text(one.summary()[:60]).wait_for(timeout=PATIENCE)
     settle(page)
-    page.screenshot(path=tmp_path / "attention.png", full_page=True)
     address = page.url
     page.get_by_role("main").get_by_role("link", name="head 1.2: all of it").click()
     page.get_by_role("heading", name="What does this unit respond to").wait_for(timeout=PATIENCE)
@@ -66,9 +61,7 @@ def test_one_prompt_from_page_to_page(
     page.get_by_text(one.summary()[:60]).wait_for(timeout=PATIENCE)
 
 
-def test_an_edge_a_cell_and_a_part_are_clicked(
-    page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
-) -> None:
+def test_an_edge_and_a_cell_are_clicked(page: sync_api.Page, server: str, settle: Settle) -> None:
     model = workbench.load_model("grammar-4l")
     graph = contributions.trace(model, PROMPT)
     page.goto(f"{server}/contributions?{ASKED}")
@@ -80,7 +73,6 @@ def test_an_edge_a_cell_and_a_part_are_clicked(
     page.get_by_role("heading", name=told).wait_for(timeout=PATIENCE)
     page.get_by_text("What the model does without it, exactly").wait_for()
     settle(page)
-    page.screenshot(path=tmp_path / "contributions.png", full_page=True)
 
     page.goto(f"{server}/logit_lens?{ASKED}")
     said = logit_lens.read(model, PROMPT, tokens=[" Mary", " John"])
@@ -90,18 +82,9 @@ def test_an_edge_a_cell_and_a_part_are_clicked(
     click_dot(page, dots(page, "position and token that is read at").nth(1))
     page.wait_for_url(re.compile(r"[?&]cell=0\.1(&|$)"))
     settle(page)
-    page.screenshot(path=tmp_path / "lens.png", full_page=True)
-
-    page.goto(f"{server}/direct_attribution?{ASKED}")
-    parts = direct_attribution.attribute(model, PROMPT, " Mary", wrong=" John")
-    page.get_by_text(parts.summary()[:60]).wait_for(timeout=PATIENCE)
-    settle(page)
-    page.screenshot(path=tmp_path / "attribution.png", full_page=True)
 
 
-def test_weights_and_activations_lead_to_units(
-    page: sync_api.Page, server: str, settle: Settle, tmp_path: Path
-) -> None:
+def test_weights_lead_to_units(page: sync_api.Page, server: str, settle: Settle) -> None:
     page.goto(f"{server}/weights?model=grammar-4l&section=Heads")
     page.locator(".js-plotly-plot").first.wait_for(timeout=PATIENCE)
     settle(page)
@@ -110,9 +93,3 @@ def test_weights_and_activations_lead_to_units(
         timeout=PATIENCE
     )
     settle(page)
-    page.screenshot(path=tmp_path / "weights.png", full_page=True)
-
-    page.goto(f"{server}/activations?{ASKED}")
-    page.locator(".js-plotly-plot").first.wait_for(timeout=PATIENCE)
-    settle(page)
-    page.screenshot(path=tmp_path / "activations.png", full_page=True)

@@ -16,7 +16,7 @@ from analyses import activation_patching
 from workbench import ContrastPairs
 
 ROOT = Path(__file__).resolve().parents[2]
-TASKS = {"modadd-113": "modular-addition", "grammar-4l": "indirect-object"}
+MODEL, TASK = "grammar-4l", "indirect-object"
 Settle = Callable[..., None]
 
 
@@ -44,18 +44,17 @@ def run(tab: sync_api.Page, settle: Settle) -> None:
     settle(tab)
 
 
-@pytest.mark.parametrize("model", sorted(TASKS))
 def test_from_the_first_page_to_a_patched_cell_and_back_by_link(
-    page: sync_api.Page, server: str, settle: Settle, model: str
+    page: sync_api.Page, server: str, settle: Settle
 ) -> None:
-    pairs = ContrastPairs.from_task(workbench.load_model(model), TASKS[model], n=32)
-    expected = activation_patching.patch(workbench.load_model(model), pairs)
+    pairs = ContrastPairs.from_task(workbench.load_model(MODEL), TASK, n=32)
+    expected = activation_patching.patch(workbench.load_model(MODEL), pairs)
 
     page.goto(server)
     page.get_by_role("heading", name="What do you want to know?").wait_for(timeout=60_000)
     page.get_by_role("link", name="Patching").click()
     page.get_by_role("heading", name="Which layer and position").wait_for(timeout=60_000)
-    page.goto(f"{server}/patching?model={model}")
+    page.goto(f"{server}/patching?model={MODEL}")
     run(page, settle)
     page.get_by_text(expected.summary()[:80]).wait_for()
 
@@ -65,7 +64,7 @@ def test_from_the_first_page_to_a_patched_cell_and_back_by_link(
     settle(page)
     assert f"cell={row}.{column}" in page.url
     seen = activation_patching.inspect_cell(
-        workbench.load_model(model), expected, (row, column), prompt=0
+        workbench.load_model(MODEL), expected, (row, column), prompt=0
     )
     page.get_by_text(seen.summary()[:60]).wait_for(timeout=30_000)
 
