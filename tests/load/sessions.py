@@ -41,7 +41,16 @@ from tests import serving
 from workbench.core import results, runs
 
 _SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
-_BUSY = '[data-testid="stProgress"], [data-testid="stSpinner"]'
+# Work, or what a busy browser has not drawn yet.
+_BUSY = ", ".join(
+    (
+        '[data-testid="stProgress"]',
+        '[data-testid="stSpinner"]',
+        '[data-testid="stSkeleton"]',
+        '[data-testid="stPlotlyChart"]:not(:has(.main-svg))',
+        '[data-testid="stCode"]:not(:has(code))',
+    )
+)
 _FAILED = '[data-testid="stException"], [data-testid="stAlertContentError"]'
 _MAIN = '[data-testid="stMain"]'
 _PATIENCE = 240_000
@@ -158,13 +167,17 @@ async def _complete(tab: async_api.Page, visit: Visit) -> str:
     await end.wait_for(timeout=_PATIENCE)
     # Complete is what no longer changes, with nothing in progress.
     before = ""
-    while True:
+    deadline = time.monotonic() + _PATIENCE / 1000
+    while time.monotonic() < deadline:
         await tab.wait_for_selector(_SETTLED, state="attached", timeout=_PATIENCE)
         text = await tab.locator(_MAIN).inner_text()
         if text == before and not await tab.locator(_BUSY).count():
             return text
         before = text
         await tab.wait_for_timeout(400)
+    waiting = tab.locator(_BUSY).first
+    shown = await waiting.evaluate("one => one.outerHTML") if await waiting.count() else "its text"
+    raise async_api.TimeoutError(f"is never complete: {shown[:200]}")
 
 
 async def session(
