@@ -54,6 +54,8 @@ _BUSY = ", ".join(
 _FAILED = '[data-testid="stException"], [data-testid="stAlertContentError"]'
 _MAIN = '[data-testid="stMain"]'
 _PATIENCE = 240_000
+# Milliseconds in which a complete page does not change: longer than a busy browser draws a figure.
+_STILL = 1_500
 _SAVED = re.compile(r"Saved as run ([0-9a-f]{16})")
 # What may differ between two servers: times, folders, and the address of the link.
 _OF_THE_MOMENT = re.compile(
@@ -174,7 +176,7 @@ async def _complete(tab: async_api.Page, visit: Visit) -> str:
         if text == before and not await tab.locator(_BUSY).count():
             return text
         before = text
-        await tab.wait_for_timeout(400)
+        await tab.wait_for_timeout(_STILL)
     waiting = tab.locator(_BUSY).first
     shown = await waiting.evaluate("one => one.outerHTML") if await waiting.count() else "its text"
     raise async_api.TimeoutError(f"is never complete: {shown[:200]}")
@@ -273,8 +275,11 @@ def wrong(reference: Seen, found: Sequence[Seen]) -> list[str]:
     for seen in found:
         for address, texts in seen.texts.items():
             for text in texts - reference.texts.get(address, texts):
-                lines = set(text) ^ set(next(iter(reference.texts[address])))
-                told.append(f"{address} shows other numbers than alone: {sorted(lines)[:6]}")
+                here, alone = set(text), set(next(iter(reference.texts[address])))
+                told.append(
+                    f"{address} shows other numbers than alone: {sorted(here - alone)[:6]} in "
+                    f"place of {sorted(alone - here)[:6]}"
+                )
     return told
 
 
