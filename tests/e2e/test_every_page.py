@@ -38,6 +38,28 @@ OF_STREAMLIT = (
 # Tab stops before the first example: the links of the navigation and of the questions, and a few.
 MOST_STOPS = 80
 
+# Their figures are there at once, and stay as they are.
+STILL = {"logit_lens", "attention", "direct_attribution"}
+# Each drawing announces itself; the first one before anybody can listen, as it begins.
+COUNT = """
+window.drawn = new Map();
+new MutationObserver(() => {
+  for (const chart of document.querySelectorAll('.js-plotly-plot')) {
+    if (drawn.has(chart) || !chart.on) continue;
+    drawn.set(chart, 1);
+    chart.on('plotly_beforeplot', () => { drawn.set(chart, drawn.get(chart) + 1); });
+  }
+}).observe(document, {childList: true, subtree: true, attributes: true});
+"""
+
+# Sides of a drawn figure where labels needed more room than its margin gave them, by pixels.
+PUSHED = """
+[...drawn.keys()].filter(chart => chart.isConnected).flatMap(chart =>
+  Object.entries(chart.layout.margin)
+    .map(([side, given]) => [side, chart._fullLayout._size[side] - given])
+    .filter(([side, more]) => more > 2))
+"""
+
 
 def wait_until_done(tab: sync_api.Page, settle: Callable[..., None]) -> None:
     """Wait until the page's script has ended and no work is shown any more."""
@@ -71,6 +93,20 @@ def require_accessible(tab: sync_api.Page, **options: Any) -> None:
     assert not ours
 
 
+def require_drawn_once(tab: sync_api.Page) -> None:
+    """Fail if a figure was drawn again, which is most of what a click takes.
+
+    A version of Streamlit or plotly.js that takes a figure for changed does so, and a margin that
+    is too narrow for its labels. See `workbench.ui.charts`.
+    """
+    tab.locator(".js-plotly-plot").first.wait_for()
+    tab.wait_for_timeout(500)
+    counts = tab.evaluate("[...drawn].filter(([chart]) => chart.isConnected).map(one => one[1])")
+    assert counts
+    assert set(counts) == {1}
+    assert tab.evaluate(PUSHED) == []
+
+
 def require_no_overflow(tab: sync_api.Page, width: int) -> None:
     """Fail if something of the page lies to the right of the window."""
     tab.set_viewport_size({"width": width, "height": 900})
@@ -88,6 +124,7 @@ def test_a_page_is_whole_accessible_and_in_its_window(
 ) -> None:
     known = contents.read(path)
     page.emulate_media(color_scheme="light")
+    page.add_init_script(COUNT)
     page.goto(f"{server}/{'' if path.stem == contents.FIRST else path.stem}")
     page.get_by_role("heading", level=1).wait_for(timeout=60_000)
     wait_until_done(page, settle)
@@ -97,6 +134,8 @@ def test_a_page_is_whole_accessible_and_in_its_window(
     for sign in ("stException", "stAlertContentError"):
         assert page.get_by_test_id(sign).count() == 0
     assert "Traceback" not in page.locator("[data-testid=stMain]").inner_text()
+    if path.stem in STILL:
+        require_drawn_once(page)
     require_no_overflow(page, 1920)
     require_no_overflow(page, 1280)
     require_accessible(page)

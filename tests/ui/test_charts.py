@@ -93,9 +93,12 @@ def test_marks_within_labels_take_no_room() -> None:
     assert layout(plain)["margin"] == layout(marked)["margin"]
 
 
-def test_a_template_of_traces_is_refused() -> None:
-    with pytest.raises(ValueError, match="template of layouts only"):
-        charts.ready(go.Figure(go.Bar(y=[1])).update_layout(template="plotly"), None)
+def test_a_figure_in_a_style_of_its_own_keeps_it() -> None:
+    figure = go.Figure(go.Bar(y=[1])).update_layout(template="plotly")
+    made = layout(figure, "dark")
+    assert made["template"] == plots.spec(figure)["layout"]["template"]
+    assert made["font"]["color"] == plots.TEXT_COLOURS["dark"]
+    assert "template" not in layout(go.Figure(go.Bar(y=[1])).update_layout(template=plots.TEMPLATE))
 
 
 def test_streamlit_sends_it_as_it_stands() -> None:

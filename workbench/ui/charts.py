@@ -12,7 +12,7 @@ told how to see that nothing has changed:
 plotly.js draws a figure again, too, where labels turn out to need more room than its margins have:
 margins are guessed from the lengths of labels. A guess that is too small costs time and no label.
 
-`tests/e2e/test_figures.py` holds all of that to what a browser does.
+`tests/e2e/test_every_page.py` holds all of that to what a browser does.
 """
 
 from __future__ import annotations
@@ -65,17 +65,15 @@ def ready(figure: go.Figure, theme: str | None, *, clickable: bool = False) -> R
         clickable: If a click on a point is reported.
 
     Returns:
-        One that says the same, without a template.
-
-    Raises:
-        ValueError: If its template says more than its layout.
+        One that says the same; without a template, unless it has one that is not ours and says
+        more than a layout does.
     """
     spec = plots.spec(figure)
     data, layout = spec["data"], spec["layout"]
-    template = layout.pop("template", {})
-    if template.get("data"):
-        raise ValueError("expected a template of layouts only, found one of traces, too")
-    layout = _templated(layout, template.get("layout", {}))
+    template = layout.get("template", {})
+    if not template.get("data"):
+        layout.pop("template", None)
+        layout = _templated(layout, template.get("layout", {}))
     colour = plots.TEXT_COLOURS["dark" if theme == "dark" else "light"]
     layout["font"] = {**layout.get("font", {}), "color": colour}
     layout["margin"] = _margins(layout, data)
