@@ -152,8 +152,13 @@ def test_only_the_latest_ended_jobs_are_remembered(manager: jobs.Manager) -> Non
     for key in "abcd":
         job = manager.submit(key, lambda report: 1, label=key)
         until(lambda job=job: job.done)
-    manager.submit("e", lambda report: 1, label="e")
+    # A job that ends drops old ones, too: this one does not end before it was looked.
+    gate = Gate()
+    last = manager.submit("e", gate, label="e")
+    until(gate.entered.is_set)
     assert [manager.find(key) is not None for key in "abcd"] == [False, False, True, True]
+    gate.open = True
+    until(lambda: last.done)
 
 
 def test_a_forgotten_job_is_cancelled(manager: jobs.Manager) -> None:

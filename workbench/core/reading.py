@@ -13,6 +13,7 @@ is what was expected is for the caller to check.
 
 from __future__ import annotations
 
+import difflib
 import json
 import unicodedata
 from collections.abc import Iterable
@@ -111,6 +112,20 @@ def listed(names: Iterable[object], most: int = MOST) -> str:
     every = [str(name) for name in names]
     more = [f"… ({len(every):,} in all)"] if len(every) > most else []
     return ", ".join([*(plain(name) for name in every[:most]), *more]) or "nothing"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a name that does not exist may have meant, to end a message with.
+
+    Args:
+        name: The name.
+        known: Those that exist.
+
+    Returns:
+        In brackets, up to three of them.
+    """
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"(nearest: {', '.join(near)})" if near else "(nothing has a similar name)"
 
 
 def visible(text: str) -> str:

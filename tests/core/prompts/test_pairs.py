@@ -535,7 +535,7 @@ class TestBadInput:
         assert pairs.answer_strings[0][0].strip() == "little"
 
     def test_words_that_a_model_of_numbers_does_not_have(self, modadd: TransformerBridge) -> None:
-        with pytest.raises(PairsError, match="'apple', '113' is outside the vocabulary"):
+        with pytest.raises(PairsError, match="'apple', '113' are outside the vocabulary"):
             ContrastPairs.from_text(modadd, ["apple 113 ="], ["1 2 ="], ["3"])
 
     @pytest.mark.parametrize(

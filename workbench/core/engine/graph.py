@@ -22,7 +22,6 @@ is refused (`decoder.NotTakenApart`). An edge carries all positions at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 import threading
@@ -35,6 +34,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from workbench.core import reading
 from workbench.core.engine import decoder as parts
 from workbench.core.engine import running
 
@@ -217,8 +217,8 @@ class Graph:
             sender, _, receiver = name.partition("->")
             i, j = self.sender_index.get(sender), self.receiver_index.get(receiver)
             if i is None or j is None or not self.allowed[i, j]:
-                near = ", ".join(difflib.get_close_matches(name, self.edges)) or "none is similar"
-                raise ValueError(f"the graph has no edge {name!r} (nearest: {near})")
+                near = reading.nearest(name, self.edges)
+                raise ValueError(f"the graph has no edge {name!r} {near}")
             mask[i, j] = True
         return mask
 
@@ -621,8 +621,7 @@ def _outputs(
 def _require_names(what: str, known: Sequence[str], names: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            near = ", ".join(difflib.get_close_matches(name, known)) or "none is similar"
-            raise ValueError(f"the graph has no {what} {name!r} (nearest: {near})")
+            raise ValueError(f"the graph has no {what} {name!r} {reading.nearest(name, known)}")
 
 
 def _lock_of(decoder: parts.Decoder) -> threading.RLock:

@@ -9,7 +9,6 @@ whole run.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import threading
 import weakref
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
+
+from workbench.core import reading
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -55,10 +56,8 @@ def require_hooks(model: TransformerBridge, names: Iterable[str]) -> dict[str, H
     known = model.hook_dict
     for name in names:
         if name not in known:
-            near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "none is similar"
-            raise ValueError(
-                f"{model.cfg.model_name!r} has no hook point {name!r} (nearest: {near})"
-            )
+            near = reading.nearest(name, known)
+            raise ValueError(f"{model.cfg.model_name!r} has no hook point {name!r} {near}")
     return {name: known[name] for name in names}
 
 

@@ -119,8 +119,9 @@ def require_known(model: TransformerBridge, text: str) -> None:
     if not _is_outside(model, text):
         return
     words = [word for word in text.split() if _is_outside(model, word)] or [text]
+    verb = "is" if len(words) == 1 else "are"
     raise TokenizationError(
-        f"{reading.listed(map(reading.quoted, words))} is outside the vocabulary of "
+        f"{reading.listed(map(reading.quoted, words))} {verb} outside the vocabulary of "
         f"{model.cfg.model_name!r}: use words that the model knows"
     )
 
