@@ -392,8 +392,7 @@ def show_questions() -> None:
         with columns[place]:
             st.markdown(f"**{heading}**")
             for page in pages:
-                asked = page.question or page.title
-                st.page_link(page.path, label=escaping.markdown(asked[0].upper() + asked[1:]))
+                st.page_link(page.path, label=escaping.markdown(page.heading or page.title))
 
 
 def show_example(example: Example) -> None:

@@ -32,9 +32,9 @@ def main() -> None:
     }
     start = st.Page(first.path, title=first.title, default=True)
     chosen = st.navigation({"": [start], **headings}, expanded=True)
-    questions = {page.title: page.question for page in chain([first], *others.values())}
-    if question := questions[chosen.title]:
-        st.title(question[0].upper() + question[1:])
+    asked = {page.title: page.heading for page in chain([first], *others.values())}
+    if heading := asked[chosen.title]:
+        st.title(heading)
     keeping.warn()
     chosen.run()
     importing.begin()

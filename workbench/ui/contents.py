@@ -46,6 +46,11 @@ class Page:
     title: str
     question: str
 
+    @property
+    def heading(self) -> str:
+        """The question as a sentence begins; empty where there is none."""
+        return self.question[:1].upper() + self.question[1:]
+
 
 def read(path: Path) -> Page:
     """Read what a page is from its docstring, without running it.
