@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import activations
 from analyses import feature_visualization as features
-from tests.visiting import button, code_of, printed, settled, texts, visit
+from tests.visiting import button, code_of, few_documents, printed, settled, texts, visit
 from workbench import Corpus
 from workbench.core import notes, results, runs
 from workbench.core.models import card, directions
-from workbench.core.prompts import corpus as corpora
 
 DOCUMENTS = 40
 PROMPT = "The boxes near the chair"
@@ -24,10 +23,9 @@ NEURONS = "blocks.2.mlp.hook_post"
 
 
 @pytest.fixture(autouse=True)
-def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    st.cache_resource.clear()
-    whole = Corpus.bundled
-    monkeypatch.setattr(corpora.Corpus, "bundled", lambda model: whole(model, documents=DOCUMENTS))
+def _few_documents() -> Generator[None]:
+    with few_documents(DOCUMENTS):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import feature_visualization as features
-from tests.visiting import button, printed, texts, visit
+from tests.visiting import button, few_documents, printed, texts, visit
 from tests.visiting import settled as settled_page
 from workbench import Corpus
 from workbench.core.models import dictionaries
-from workbench.core.prompts import corpus as corpora
 
 DOCUMENTS = 200
 
 
 @pytest.fixture(autouse=True)
-def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    st.cache_resource.clear()
-    whole = Corpus.bundled
-    monkeypatch.setattr(corpora.Corpus, "bundled", lambda model: whole(model, documents=DOCUMENTS))
+def _few_documents() -> Generator[None]:
+    with few_documents(DOCUMENTS):
+        yield
 
 
 @pytest.fixture

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import feature_visualization as features
-from tests.visiting import settled, texts, visit
+from tests.visiting import few_documents, settled, texts, visit
 from workbench import Corpus
 from workbench.core import runs
-from workbench.core.prompts import corpus as corpora
 
 DOCUMENTS = 200
 
 
 @pytest.fixture(autouse=True)
-def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    st.cache_resource.clear()
-    whole = Corpus.bundled
-    monkeypatch.setattr(corpora.Corpus, "bundled", lambda model: whole(model, documents=DOCUMENTS))
+def _few_documents() -> Generator[None]:
+    with few_documents(DOCUMENTS):
+        yield
 
 
 def gallery_of(at: AppTest) -> list[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import logit_lens
-from tests.visiting import button, code_of, printed, settled, texts, visit
+from tests.visiting import button, code_of, few_documents, printed, settled, texts, visit
 from workbench import Corpus
 from workbench.core import runs
 from workbench.core.engine import continuation
-from workbench.core.prompts import corpus as corpora
 from workbench.core.prompts.prompt import Prompt
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -27,16 +26,16 @@ def model() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """Few documents and few steps, for the page as for its code."""
-    st.cache_resource.clear()
-    whole, long = Corpus.bundled, logit_lens.train
-    monkeypatch.setattr(corpora.Corpus, "bundled", lambda model: whole(model, documents=DOCUMENTS))
+    long = logit_lens.train
 
     def brief(*arguments: Any, **given: Any) -> logit_lens.TunedLens:
         return long(*arguments, **{"steps": STEPS, "tokens": 128, **given})
 
     monkeypatch.setattr(logit_lens, "train", brief)
+    with few_documents(DOCUMENTS):
+        yield
 
 
 def opened(**query: str) -> AppTest:

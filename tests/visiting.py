@@ -6,10 +6,15 @@ import contextlib
 import io
 import re
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
+
+from workbench import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120.0
@@ -33,6 +38,17 @@ def settled(at: AppTest) -> AppTest:
         at.run()
     assert not at.exception, at.exception[0].value
     return at
+
+
+@contextlib.contextmanager
+def few_documents(most: int) -> Generator[None]:
+    """Let all read the beginning of a bundled corpus; what pages remember of another is dropped."""
+    whole = Corpus.bundled
+    st.cache_resource.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Corpus, "bundled", lambda model: whole(model, documents=most))
+        yield
+    st.cache_resource.clear()
 
 
 def run_in(at: AppTest) -> str:
