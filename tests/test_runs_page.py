@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import workbench
-from analyses import activation_patching, path_patching
+from analyses import activation_patching, direct_attribution, path_patching
 from analyses.activation_patching import measuring
 from analyses.circuits import discovery
-from tests.core.test_results import small
+from tests.core.test_results import altered, small
 from tests.visiting import ROOT, button, printed, settled, texts, visit
 from workbench.core import runs
 
@@ -76,6 +77,23 @@ def test_a_run_of_an_unknown_class_is_listed_and_said_to_be_unknown(store: runs.
     at = visit("runs", run=run)
     assert listed(at) == ["strange"]
     assert "does not know" in texts(at)
+
+
+def test_a_damaged_run_is_said_to_be_so_in_a_sentence(store: runs.RunStore) -> None:
+    model = workbench.load_model("modadd-113")
+    run = store.put(direct_attribution.attribute(model, "5 + 92 =", "97"), title="taken apart")
+    # Every part is right by itself, but there are more parts than names.
+    altered(store.root / run, names=["embed"])
+    at = visit("runs", run=run)
+    assert len(at.error) == 1
+    assert re.search(r"is damaged: its parts do not fit .* delete it, or run it again", texts(at))
+    button(at, "Delete this run for good")
+    # One that was patched is refused as it is read, and its page offers to run it again.
+    pairs = workbench.ContrastPairs.from_task(model, "modular-addition", n=2)
+    run = store.put(activation_patching.patch(model, pairs), title="patched")
+    altered(store.root / run, columns=["5"])
+    assert "whose folder is damaged" in texts(visit("runs", run=run))
+    assert "not stored on this machine" in texts(visit("patching", model="modadd-113", run=run))
 
 
 def test_two_runs_are_compared_largest_difference_first(store: runs.RunStore) -> None:

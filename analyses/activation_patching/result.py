@@ -15,8 +15,6 @@ from workbench.core.engine import cells, interventions, metrics, preflight, site
 from workbench.core.evidence import SURE
 from workbench.core.prompts.pairs import ContrastPairs
 
-# False-discovery rate of "more than chance" where none is asked for.
-
 
 @dataclasses.dataclass(frozen=True)
 class PatchingResult(results.Result):
@@ -70,6 +68,21 @@ class PatchingResult(results.Result):
     directions: Float[np.ndarray, "direction width"]
     pairs: ContrastPairs
     preflight: preflight.Preflight
+
+    def __post_init__(self) -> None:
+        """Check that there are as many names as numbers; one from a folder may be damaged.
+
+        Raises:
+            ValueError: If there are not.
+        """
+        super().__post_init__()
+        named = {"layer": len(self.layers)}
+        named |= dict.fromkeys(("position", "query", "key"), len(self.columns))
+        if self.units and self.part is not None:
+            named[self.part] = len(self.units)
+        for axis, n in zip(self.axes, self.effects.shape, strict=True):
+            if named.get(axis, n) != n:
+                raise ValueError(f"{named[axis]} names for {n} indices of the axis {axis}")
 
     @property
     def shown(self) -> Float[np.ndarray, "*cell"]:

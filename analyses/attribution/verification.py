@@ -40,8 +40,7 @@ class Verification:
     largest_error: float
 
     def __post_init__(self) -> None:
-        """Make the arrays read-only and the names a tuple, whatever a saved result gave back."""
-        object.__setattr__(self, "names", tuple(self.names))
+        """Make the arrays read-only."""
         for array in (self.estimated, self.exact, self.exact_interval):
             array.setflags(write=False)
 

@@ -32,12 +32,14 @@ class Small(results.Result):
     extra: float | None
     counts: dict[str, int]
     single: Part
+    aliases: tuple[str, ...] | None = ("first", "second")
 
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.grid)
 
     def figure(self) -> go.Figure:
-        return go.Figure()
+        assert self.aliases is not None
+        return go.Figure(layout_title_text=self.aliases[0])
 
     def summary(self) -> str:
         return self.single.name
@@ -79,10 +81,45 @@ def test_round_trip_to_the_bit(tmp_path: Path) -> None:
     after = Small.load(tmp_path / "deep" / "run")
     assert type(after) is Small
     assert after.grid.tobytes() == before.grid.tobytes()
-    for name in ("provenance", "names", "extra", "counts", "single"):
+    for name in ("provenance", "names", "extra", "counts", "single", "aliases"):
         assert getattr(after, name) == getattr(before, name)
     assert after.parts[:2] == before.parts[:2]
     assert repr(after.parts[2].value) == "nan"
+
+
+def altered(folder: Path, **fields: Any) -> Path:
+    """A result folder in which somebody has written other values."""
+    place = folder / "result.json"
+    document = json.loads(place.read_text())
+    document["fields"] |= fields
+    place.write_text(json.dumps(document))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("names", [["a"] * 50, ["b"] * 20 + [None] + ["b"] * 20]),
+        ("names", [["a"] * 50 + [1]]),
+        ("counts", {str(i): i for i in range(50)} | {"one": "1"}),
+        ("aliases", ["a"] * 50 + [None]),
+    ],
+)
+def test_one_item_of_many_that_is_of_another_type_is_found_each_time(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    folder = altered(small().save(tmp_path / "run"), **{name: value})
+    for _ in range(20):
+        with pytest.raises(results.ResultError, match="holds what it should not"):
+            Small.load(folder)
+
+
+def test_a_loaded_result_whose_parts_do_not_fit_says_so(tmp_path: Path) -> None:
+    folder = altered(small().save(tmp_path / "run"), aliases=[])
+    with pytest.raises(IndexError):
+        dataclasses.replace(small(), aliases=()).figure()
+    with pytest.raises(results.ResultError, match=r"run is damaged: its parts do not fit"):
+        Small.load(folder).figure()
 
 
 @pytest.mark.parametrize("name", ["number", "array", "plain", "other"])

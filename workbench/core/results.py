@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import types
 import typing
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
+Told = typing.TypeVar("Told")
+
 DOCUMENT, ARRAYS = "result.json", "arrays.safetensors"
 # What a folder that is being replaced is called for a moment, within a temporary one beside it.
 OLD = "old"
@@ -52,6 +54,7 @@ _LONGEST = 400
 _NUMBERS = beartype.BeartypeConf(is_pep484_tower=True)
 # Of an array, of a number that JSON has not, and of what else is called like one of these.
 _MARKS = {"array", "number", "plain"}
+_PLAIN_KINDS = {str, int, float, bool}
 _VERSIONED = ("torch", "transformer-lens", "transformers", "numpy", "scipy")
 
 
@@ -209,11 +212,19 @@ class Result(abc.ABC):
     provenance: Provenance
 
     _kinds: ClassVar[dict[str, type[Result]]] = {}
+    # Its folder, if it was loaded; no field, as two results are equal wherever they lie.
+    loaded_from: ClassVar[Path | None] = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Remember the subclass, so that `Result.load` finds it by the name on disk."""
+        """Remember the subclass, so that `Result.load` finds it by the name on disk.
+
+        What it tells of itself is told by a loaded one, too, whose parts may not fit each other.
+        """
         super().__init_subclass__(**keywords)
         Result._kinds[f"{cls.__module__}.{cls.__qualname__}"] = cls
+        for name in ("to_frame", "figure", "summary"):
+            if name in vars(cls):
+                setattr(cls, name, _saying_damage(vars(cls)[name]))
 
     def __post_init__(self) -> None:
         """Make the arrays read-only: a frozen result cannot be edited through them."""
@@ -280,10 +291,34 @@ class Result(abc.ABC):
                 f"{cls.__name__} (import its module before loading)"
             )
         try:
-            return typing.cast("Self", _restore(kind, document["fields"], arrays, ""))
+            found = typing.cast("Self", _restore(kind, document["fields"], arrays, ""))
+            object.__setattr__(found, "loaded_from", path)
+            return found
         # What a constructor makes of values that are not what they should be is any kind of error.
         except Exception as error:
             raise ResultError(f"{path} is damaged: {reading.quoted(error, _LONGEST)}") from error
+
+
+def _saying_damage(tell: Callable[..., Told]) -> Callable[..., Told]:
+    """Let a method of a result say in a sentence that a loaded one is damaged.
+
+    Types and axes are checked as it is read; whether its names are as many as its numbers shows
+    only in use.
+    """
+
+    @functools.wraps(tell)
+    def guarded(found: Result, *given: Any, **settings: Any) -> Told:
+        try:
+            return tell(found, *given, **settings)
+        except Exception as error:
+            if found.loaded_from is None or isinstance(error, OSError):
+                raise
+            why = reading.quoted(error, _LONGEST)
+            raise ResultError(
+                f"{found.loaded_from} is damaged: its parts do not fit each other ({why})"
+            ) from error
+
+    return guarded
 
 
 def what_made(folder: Path) -> tuple[str, Provenance]:
@@ -423,10 +458,21 @@ def _require_kinds(hints: dict[str, Any], fields: dict[str, Any]) -> None:
                 raise TypeError(f"{name} is not what it should be")
 
 
+def _require_items(kind: Any, items: Sequence[Any], path: str) -> None:
+    """Refuse any item of another type: of many, the check of the whole looks at one by chance."""
+    # Of plain kinds, one of each type tells of all.
+    some = {type(item): item for item in items}.values() if kind in _PLAIN_KINDS else items
+    if not all(door.is_bearable(item, kind, conf=_NUMBERS) for item in some):
+        raise TypeError(f"{path.strip('/')} holds what it should not")
+
+
 def _restore(  # noqa: PLR0911 - one return a kind of value
     kind: Any, plain: Any, arrays: dict[str, np.ndarray], path: str
 ) -> Any:
-    """Inverse of `_plain`, guided by the annotation that the value has in its dataclass."""
+    """Inverse of `_plain`, guided by the annotation that the value has in its dataclass.
+
+    A container is of one kind, or None.
+    """
     if isinstance(plain, dict) and len(plain) == 1:
         ((mark, inner),) = plain.items()
         if mark == "array" and isinstance(inner, str):
@@ -443,14 +489,22 @@ def _restore(  # noqa: PLR0911 - one return a kind of value
         if not issubclass(typing.cast("type", kind), Provenance):
             _require_kinds(hints, fields)
         return typing.cast("Any", kind)(**fields)
+    origin: Any = typing.get_origin(kind)
+    if origin is types.UnionType and plain is not None:
+        options = [option for option in typing.get_args(kind) if option is not types.NoneType]
+        return _restore(options[0], plain, arrays, path) if len(options) == 1 else plain
     if isinstance(plain, list):
         inner = typing.get_args(kind)
         element = inner[0] if inner else Any
         items = [_restore(element, item, arrays, f"{path}/{i}") for i, item in enumerate(plain)]
-        return tuple(items) if typing.get_origin(kind) is tuple else items
+        if inner[1:] in ((), (...,)):
+            _require_items(element, items, path)
+        return tuple(items) if origin is tuple else items
     if isinstance(plain, dict):
-        return {key: _restore(Any, item, arrays, f"{path}/{key}") for key, item in plain.items()}
-    if isinstance(kind, types.UnionType) and plain is not None:
-        chosen = [option for option in typing.get_args(kind) if option is not types.NoneType]
-        return _restore(chosen[0], plain, arrays, path) if len(chosen) == 1 else plain
+        _, element = typing.get_args(kind) or (str, Any)
+        found = {
+            key: _restore(element, item, arrays, f"{path}/{key}") for key, item in plain.items()
+        }
+        _require_items(element, list(found.values()), path)
+        return found
     return plain

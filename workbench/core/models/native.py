@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
+from workbench.core import reading
 from workbench.core.models import folders
 
 if TYPE_CHECKING:
@@ -199,14 +200,15 @@ def _settings(fields: Mapping[str, Any], complaint: str) -> Settings:
     usual = _usual_values()
     for name, value in known.items():
         if name not in usual:
+            some = ", ".join(list(Settings.model_fields)[:4])
             raise folders.ModelSourceError(
-                f"{complaint}: there is no setting {name!r}; expected those of TransformerLens' "
-                f"configuration, such as {', '.join(list(Settings.model_fields)[:4])}"
+                f"{complaint}: there is no setting {reading.quoted(name)}; expected those of "
+                f"TransformerLens' configuration, such as {some}"
             )
         if name not in _INERT and value != usual[name]:
             raise folders.ModelSourceError(
-                f"{complaint}: {name} = {value!r} is not what a native network can do; expected "
-                f"{usual[name]!r}"
+                f"{complaint}: {name} = {reading.quoted(value)} is not what a native network can "
+                f"do; expected {usual[name]!r}"
             )
     d_head, scale = asked.get("d_head"), asked.get("attn_scale")
     if isinstance(d_head, int) and d_head > 0 and isinstance(scale, float | int):

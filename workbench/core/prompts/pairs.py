@@ -85,12 +85,7 @@ class ContrastPairs:
     code: str
     spans: tuple[Span, ...] = ()
     # A saved result gives a list back, since JSON has no tuples; it never stays one.
-    matched: tuple[alignment.Matching, ...] | list[alignment.Matching] | None = None
-
-    def __post_init__(self) -> None:
-        """Keep `matched` as a tuple, whatever it came as."""
-        if self.matched is not None:
-            object.__setattr__(self, "matched", tuple(self.matched))
+    matched: tuple[alignment.Matching, ...] | None = None
 
     def __len__(self) -> int:
         """Number of pairs."""
