@@ -19,6 +19,7 @@ from analyses.feature_visualization.dictionaries import KINDS, dashboard, labels
 from workbench.core import results
 from workbench.core.models import card
 from workbench.ui import (
+    buttons,
     corpora,
     dictionaries,
     downloads,
@@ -255,7 +256,7 @@ def train(name: str, model: TransformerBridge, corpus: corpora.Parted) -> None:
         k = int(second[1].number_input("Active at a token (k)", 1, 512, 8))
         n_steps = int(second[2].number_input("Steps", 50, 1_000_000, 1000))
         seed = int(second[3].number_input("Seed", 0, 2**31 - 1, 0))
-        sent = st.form_submit_button("Train")
+        sent = buttons.pressed(st.form_submit_button, "Train")
     asked = [site, layer, kind, latents, k, n_steps, seed]
     if sent:
         st.session_state["training"] = asked

@@ -26,6 +26,7 @@ from workbench.core import results, runs
 from workbench.core.modular import network, theory
 from workbench.ui import (
     addresses,
+    buttons,
     downloads,
     escaping,
     jobs,
@@ -354,7 +355,7 @@ def choose_neuron_and_answer(run: grokking.TrainingRun, step: int) -> tuple[int,
 def open_elsewhere(run: grokking.TrainingRun, step: int) -> None:
     """A button that writes the checkpoint as a model, and then links to the other pages."""
     where = f"model of step {step}"
-    if st.button(f"Open the checkpoint of step {step:,} on another page"):
+    if buttons.pressed(st.button, f"Open the checkpoint of step {step:,} on another page"):
         st.session_state["opened elsewhere"] = (where, str(run.save_model(step)))
     written, folder = st.session_state.get("opened elsewhere", ("", ""))
     if written != where:
@@ -468,15 +469,17 @@ def show_changes(run: grokking.TrainingRun, start: int, end: int) -> list[str]:
         return []
     st.subheader(f"What changed inside between steps {before:,} and {after:,}?")
     key = jobs.job_key("changes", run.fingerprint, before, after)
-    asked = "Swap each component between the two checkpoints"
-    if jobs.manager().find(key) is None and not st.button(asked, key=f"ask:{key}"):
-        return []
 
     def work(report: jobs.Report) -> grokking.Changes:
         report(0.0, "opening both checkpoints")
         return grokking.what_changed_at(run, (start, end), progress=report)
 
-    found = steps.step(key, work, label="Comparing the checkpoints")
+    label = "Comparing the checkpoints"
+    if jobs.manager().find(key) is None:
+        asked = "Swap each component between the two checkpoints"
+        steps.offer(key, work, button=asked, label=label)
+        return []
+    found = steps.step(key, work, label=label)
     if found is None:
         return []
     say(found.summary())

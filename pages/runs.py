@@ -23,7 +23,7 @@ import streamlit as st
 
 from workbench.core import runs
 from workbench.core.runs import comparing
-from workbench.ui import downloads, escaping, jobs, showing, steps, tables
+from workbench.ui import buttons, downloads, escaping, jobs, showing, steps, tables
 
 if TYPE_CHECKING:
     from workbench.core.results import Result
@@ -141,7 +141,7 @@ def change(store: runs.RunStore, chosen: Sequence[runs.Run]) -> None:
     )
     with deleted.popover("Delete …"):
         st.markdown(f"This deletes {count} from the disk. It cannot be undone.")
-        if st.button(f"Delete {count} for good"):
+        if buttons.pressed(st.button, f"Delete {count} for good"):
             for run in ids:
                 store.delete(run)
             del st.query_params["run"]

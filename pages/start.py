@@ -401,9 +401,7 @@ def show_example(example: Example) -> None:
     st.caption(escaping.markdown(example.about))
     key = jobs.job_key("example", str(runs.default_root()), example.question)
     if server.find(key) is None and not example.stored():
-        if st.button(example.button, key=f"run:{example.stem}"):
-            server.submit(key, example.answer, label=example.button)
-            st.rerun()
+        steps.offer(key, example.answer, button=example.button, label=example.button)
         return
     answer = steps.step(key, example.answer, label=example.button)
     if answer is None:

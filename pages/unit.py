@@ -33,6 +33,7 @@ from analyses.feature_visualization.text import optimization
 from workbench.core import notes, results, runs
 from workbench.core.models import card, directions
 from workbench.ui import (
+    buttons,
     corpora,
     dictionaries,
     downloads,
@@ -591,7 +592,7 @@ def show_notes(at: Looked) -> None:
         st.caption(escaping.markdown(f"Kept with it: the scores of {evidence.description}."))
     save, remove, _ = st.columns([1, 1, 4])
     try:
-        if save.button("Save"):
+        if buttons.pressed(save.button, "Save"):
             notes.write(
                 root,
                 mark,
@@ -602,7 +603,7 @@ def show_notes(at: Looked) -> None:
                 evidence=evidence or (newest.evidence if newest else None),
             )
             st.rerun()
-        if newest and remove.button("Delete"):
+        if newest and buttons.pressed(remove.button, "Delete"):
             notes.delete(root, mark, at.label, dictionary=at.mark)
             st.rerun()
     except notes.NoteError as error:
@@ -627,7 +628,7 @@ def show_notes(at: Looked) -> None:
             on_click="ignore",
         )
     own = st.file_uploader("Notes that somebody else exported", type=["jsonl"])
-    if own is not None and st.button("Add them"):
+    if own is not None and buttons.pressed(st.button, "Add them"):
         try:
             st.info(f"{len(notes.load_export(root, own.getvalue()))} new versions were added.")
         except notes.NoteError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from workbench.ui import contents, importing, keeping
+from workbench.ui import buttons, contents, importing, keeping
 
 PAGES = Path(__file__).resolve().parent.parent / "pages"
 
@@ -36,7 +36,9 @@ def main() -> None:
     if heading := asked[chosen.title]:
         st.title(heading)
     keeping.warn()
-    chosen.run()
+    with keeping.saying_damage():
+        chosen.run()
+    buttons.forget()
     importing.begin()
 
 

@@ -176,3 +176,27 @@ def test_the_first_example_is_run_and_opened_with_the_keyboard_alone(
     page.get_by_role("heading", name="Which layer and position").wait_for(timeout=60_000)
     page.get_by_text("The code that reproduces it").wait_for(timeout=60_000)
     assert page.get_by_role("button", name="Run (").count() == 0
+
+
+# Presses buttons by what they say, one right after the other.
+PRESS = """
+labels => {
+  const all = [...document.querySelectorAll('[data-testid=stMain] button')];
+  labels.forEach(label => all.find(one => one.innerText.trim() === label).click());
+}
+"""
+
+
+def test_examples_that_are_clicked_right_after_one_another_all_begin(
+    page: sync_api.Page, server: str, settle: Callable[..., None]
+) -> None:
+    asked = ["Find the neurons", "Watch it grok"]
+    page.goto(server)
+    page.get_by_role("button", name=asked[-1]).wait_for(timeout=60_000)
+    settle(page)
+    page.evaluate(PRESS, asked)
+    for label in asked:
+        # In its place stands how far the work is, or the answer.
+        sync_api.expect(page.get_by_role("button", name=label)).to_have_count(0)
+    wait_until_done(page, settle)
+    assert page.get_by_role("status").count() >= len(asked)

@@ -78,11 +78,15 @@ def pick(model: TransformerBridge) -> Parted | None:
         return None
     if file is not None:
         st.query_params[QUERY] = name
-    elif place is not None and st.button("Use the text that comes with the model instead"):
-        del st.query_params[QUERY]
-        st.rerun()
+    elif place is not None:
+        st.button("Use the text that comes with the model instead", on_click=_leave)
     code = "bundled(model)" if place is None else f"open(model, {str(place)!r})"
     return Parted(seen, held_out, f"Corpus.{code}.split({SEEN})", name)
+
+
+def _leave() -> None:
+    """Take the own file out of the address."""
+    st.query_params.pop(QUERY, None)
 
 
 def _linked() -> Path | None:

@@ -4,7 +4,8 @@
 what went wrong with a button to try again, and returns None, so that a page reads as a list of
 steps. Work that failed is not repeated by itself: a page reruns often.
 
-`asked` is a step that begins with a click, for work whose outcome is kept elsewhere.
+`asked` is a step that begins with a click, for work whose outcome is kept elsewhere; `offer` is its
+button.
 """
 
 from __future__ import annotations
@@ -41,10 +42,21 @@ def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Out
     # It may have finished while it was being drawn, and then nothing would rerun the page.
     if _finished(job):
         return job.result
-    if job.state in {"failed", "cancelled"} and st.button("Try again", key=f"again:{key}"):
-        jobs.manager().submit(key, work, label=label)
-        st.rerun()
+    if job.state in {"failed", "cancelled"}:
+        _button("Try again", f"again:{key}", key, work, label)
     return None
+
+
+def offer(key: str, work: Callable[[jobs.Report], object], *, button: str, label: str) -> None:
+    """Draw the button that begins a work: the page is drawn anew once it has begun.
+
+    Args:
+        key: What determines the outcome; see `jobs.job_key`.
+        work: As for `step`.
+        button: What the button says.
+        label: What it is, in a few words.
+    """
+    _button(button, f"ask:{key}", key, work, label)
 
 
 def asked(
@@ -62,15 +74,22 @@ def asked(
         The outcome, once: what is deleted from where it is kept can be made again.
     """
     if jobs.manager().find(key) is None:
-        if st.button(button, key=f"ask:{key}"):
-            jobs.manager().submit(key, work, label=label)
-            # Draws the page anew, without the button.
-            st.rerun()
+        offer(key, work, button=button, label=label)
         return None
     made = step(key, work, label=label)
     if made is not None:
         jobs.manager().forget(key)
     return made
+
+
+def _button(
+    says: str, name: str, key: str, work: Callable[[jobs.Report], object], label: str
+) -> None:
+    def begin() -> None:
+        jobs.manager().submit(key, work, label=label)
+
+    # Before the page is drawn: a second click, which stops the drawing, does not undo it.
+    st.button(says, key=name, on_click=begin)
 
 
 def _finished(job: jobs.Job) -> bool:

@@ -62,9 +62,7 @@ def pick() -> str | None:
         f"This link asks for {escaping.markdown(name)}, which did not come with the workbench. "
         "Opening it reads that folder of this machine, or downloads it from the hub."
     )
-    if st.button("Open it"):
-        _remember(name)
-        st.rerun()
+    st.button("Open it", on_click=_remember, args=(name,))
     return None
 
 

@@ -28,7 +28,7 @@ import streamlit as st
 
 from workbench.core.modular import recipe as recipes
 from workbench.core.modular import run, tasks, training
-from workbench.ui import escaping, jobs, training_process
+from workbench.ui import buttons, escaping, jobs, training_process
 
 NEW, BUNDLED = "new", "modadd-113"
 STOPS: dict[training.Stop, str] = {
@@ -157,7 +157,7 @@ def start() -> None:
         with st.expander("Everything else that the recipe says"):
             changes = _ask_recipe(recipes.RECIPES[preset])
         stop = _ask_stop(tuple(STOPS), key="stop of a new training")
-        if not st.form_submit_button("Start"):
+        if not buttons.pressed(st.form_submit_button, "Start"):
             return
     try:
         begin(
@@ -223,7 +223,7 @@ def offer_more(found: run.TrainingRun) -> None:
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     with left:
         stop = _ask_stop(stops, key="stop of this training")
-    if right.button("Resume", width="stretch"):
+    if buttons.pressed(right.button, "Resume", width="stretch"):
         begin(found.task, found.recipe, stop=stop)
 
 
