@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import configuration
 
+import analyses
+import workbench
 from workbench.core.models import card
 
 
@@ -15,6 +19,15 @@ from workbench.core.models import card
 def _nothing_in_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What Hypothesis keeps of Unicode is no part of the checkout."""
     configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _all_of_the_library_is_there() -> None:
+    """Hypothesis draws constants of the modules that are there: none comes while it draws."""
+    for package in (workbench, analyses):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith(".__main__"):
+                importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")

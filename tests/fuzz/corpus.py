@@ -44,6 +44,7 @@ ANY_JSON: dict[str, bytes] = {
     "not a number": b"NaN",
     "infinity": b"[Infinity, -Infinity]",
     "too many digits": _DIGITS.encode(),
+    "more than any float": f'{{"value": {_DIGITS[:400]}}}'.encode(),
     "too many digits within": b'{"prompts": [' + _DIGITS.encode() + b"]}",
     "keys twice": b'{"format": 1, "format": 2}',
     "list of lists": b"[[[]]]",

@@ -1,8 +1,8 @@
 """What somebody else has written, read with care: JSON, and words that can be shown.
 
 1. `json_of` reads JSON, and says in a few words what is wrong with it: also where it is nested so
-   deeply, or holds a number of so many digits, that Python's own reader gives up, and where it
-   holds half a character, which no tokenizer, database or page takes.
+   deeply that Python's own reader gives up, where it holds a whole number that is larger than any
+   floating-point number, and where it holds half a character, which no tokenizer or page takes.
 2. `quoted`, `plain` and `listed` put what was found into a message: short, on one line, and without
    characters that would move a terminal's cursor or turn text around.
 3. `visible` writes the code points of characters that turn, hide or break a text.
@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST, MOST = 80, 12
+# So that each is within the range of floating-point numbers, which it meets sooner or later.
+_MOST_DIGITS = 300
 _PLAIN_BREAKS = "\n"
 # Letters that draw nothing: Hangul fillers, and the empty braille pattern.
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
@@ -49,7 +51,7 @@ def json_of(text: str | bytes, *, halves: bool = False, **how: Any) -> Any:
     """
     try:
         written = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(written, **how)
+        value = json.loads(written, parse_int=_whole, **how)
         # Half a character stands in JSON as its number, or in a text that was read without care.
         if not halves:
             escaped = "\\ud" in written.lower()
@@ -65,9 +67,13 @@ def json_of(text: str | bytes, *, halves: bool = False, **how: Any) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UnreadableError(f"{error.msg}, {where}") from error
-    except ValueError as error:
-        raise UnreadableError("it holds a number of thousands of digits") from error
     return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise UnreadableError("it holds a number of hundreds of digits")
+    return int(digits)
 
 
 def quoted(value: object, longest: int = LONGEST) -> str:

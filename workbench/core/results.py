@@ -501,7 +501,7 @@ def _restore(  # noqa: PLR0911 - one return a kind of value
             _require_items(element, items, path)
         return tuple(items) if origin is tuple else items
     if isinstance(plain, dict):
-        _, element = typing.get_args(kind) or (str, Any)
+        element = typing.get_args(kind)[1] if origin is dict else Any
         found = {
             key: _restore(element, item, arrays, f"{path}/{key}") for key, item in plain.items()
         }

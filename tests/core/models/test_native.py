@@ -212,6 +212,7 @@ class TestBadSettings:
         ("changes", "words"),
         [
             ({"n_dimensions": 3}, "there is no setting 'n_dimensions'"),
+            ({"n" * 5_000: 3}, "n…; expected those of"),
             ({"d_model": "16"}, "d_model: Input should be a valid integer"),
             ({"d_model": 0}, "d_model: Input should be greater than or equal to 1"),
             ({"d_model": True}, "d_model: Input should be a valid integer"),

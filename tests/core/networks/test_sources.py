@@ -138,6 +138,7 @@ def damaged(folder: Path, **changes: object) -> Path:
         ({"config": {"d_input": 40}}, "does not describe a network"),
         ({"config": {"d_input": 40, "widths": [0], "n_classes": 10}}, "a size below 1"),
         ({"config": {"d_input": 40, "widths": [7], "n_classes": 10}}, "does not hold the weights"),
+        ({"config": {"d_input": 2**63, "widths": [9], "n_classes": 9}}, "not hold the weights"),
     ],
 )
 def test_damaged_configs_are_refused(

@@ -167,7 +167,8 @@ def load_network(name: str | os.PathLike[str], *, device: str = "cpu") -> Hooked
         _require_shapes(config, found)
         network = architectures.build(config)
         network.load_state_dict(found)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+    # Of a size that no tensor has, torch says that it is no number.
+    except (OSError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise NetworkError(
             f"{weights} does not hold the weights that its config.json describes: "
             f"{str(error).splitlines()[0]}"
