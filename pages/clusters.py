@@ -19,6 +19,7 @@ import streamlit as st
 from analyses import neuron_clusters as clusters
 from analyses.neuron_clusters import growth, marks, selectivity_figures, sweep, verdict
 from analyses.neuron_clusters.clustering import METHODS, Method, finding
+from workbench.core.engine import running
 from workbench.core.models import card
 from workbench.ui import (
     concepts,
@@ -37,7 +38,13 @@ VERIFY = "neuron_clusters.verify"
 OF_MODEL, OF_NETWORK = "a language model", "an image or sequence network"
 ONE, MANY, GROUPS, GROW = "One concept", "Many concepts", "Groups", "More channels there?"
 KINDS = ("neuron", "head", "resid_post")
-PARTITIONS = {"what lies at one hook point": "place", "layers": "layer"}
+# Where all units lie at one hook point, their weights tell groups of them apart.
+LIKE = "weights"
+PARTITIONS = {
+    "what lies at one hook point": "place",
+    "layers": "layer",
+    "groups of units with like weights": LIKE,
+}
 HOW = {
     "coactivation": "that are active together",
     "weights": "with like weights",
@@ -90,6 +97,68 @@ class Looked:
         """Name of a stored result."""
         parts = [what, f"{self.called} {self.mark[:16]}", self.kind, mark]
         return ", ".join(part for part in parts if part)
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """What may have more of a concept's units than elsewhere.
+
+    Attributes:
+        looked: Whose units.
+        rule: How the units are parted.
+    """
+
+    looked: Looked
+    rule: str
+
+    @property
+    def code(self) -> list[str]:
+        """Lines of a script that makes them."""
+        if self.rule != LIKE:
+            return []
+        return [
+            f"groups = clusters.find_clusters({self.looked.called}, by={LIKE!r}"
+            f"{self.looked.arguments})"
+        ]
+
+    @property
+    def called(self) -> str:
+        """What they are called in a script."""
+        return "groups" if self.rule == LIKE else repr(self.rule)
+
+    @property
+    def share(self) -> float:
+        """Of the time that localizing takes, what making them takes."""
+        return 0.4 if self.rule == LIKE else 0.0
+
+    def made(self, report: jobs.Report) -> Any:
+        """As the library takes them."""
+        if self.rule != LIKE:
+            return self.rule
+        return clusters.find_clusters(
+            self.looked.subject, None, by=LIKE, **self.looked.given, progress=report
+        )
+
+
+def ways_to_part(looked: Looked) -> dict[str, str]:
+    """By what the units can be parted, in two places at least; empty where by nothing."""
+    from workbench.core.engine import populations
+
+    population = populations.population_of(looked.subject, **looked.given)
+    layers = {place.layer for place in population.places}
+    n_places = {"place": len(population.places), "layer": len(layers)}
+    ways = {name: rule for name, rule in PARTITIONS.items() if n_places.get(rule, 0) >= FEWEST}
+    if ways:
+        return ways
+    alone = f"All {len(population):,} units lie at one hook point ({population.places[0].name})"
+    if looked.kind == "neuron":
+        st.caption(f"{alone}, so the places are groups of them with like weights.")
+        return {name: rule for name, rule in PARTITIONS.items() if rule == LIKE}
+    st.info(
+        f"{alone}, so none can have more of them than elsewhere: look at neurons, or at a model "
+        "of more layers."
+    )
+    return ways
 
 
 @st.cache_resource(max_entries=4, show_spinner="Opening the network")
@@ -190,8 +259,9 @@ def one_concept(looked: Looked) -> list[str]:
         return []
     concept = picked.concept
     mark = f"{concept.name} {marks.described(concept)['mark']}"
-    partition = st.selectbox("Places", list(PARTITIONS), key="places", bind="query-params")
-    rule = PARTITIONS[partition or next(iter(PARTITIONS))]
+    ways = ways_to_part(looked)
+    way = st.selectbox("Places", list(ways), key="places", bind="query-params") if ways else None
+    places = None if way is None else Places(looked, ways[way])
     selective = stored.made(
         clusters.Selectivity,
         SELECTIVITY,
@@ -203,8 +273,8 @@ def one_concept(looked: Looked) -> list[str]:
     )
     if selective is None:
         return []
-    name = looked.title(f"localization by {rule}", mark)
-    place = stored.titled(clusters.Localization, LOCALIZE, name)
+    name = "" if places is None else looked.title(f"localization by {places.rule}", mark)
+    place = stored.titled(clusters.Localization, LOCALIZE, name) if name else None
     show_map(looked, selective, () if place is None else place.hits)
     with st.expander("How many units tell it, and how well a few of them do"):
         st.markdown(escaping.markdown(selective.summary()))
@@ -215,18 +285,23 @@ def one_concept(looked: Looked) -> list[str]:
         f"found = clusters.selectivity({looked.called}, concept{looked.arguments})",
         "print(found.summary())",
     ]
-    place = stored.offered(
-        clusters.Localization,
-        LOCALIZE,
-        name,
-        lambda report: clusters.localize(
-            looked.subject, concept, places=rule, **looked.given, progress=report
-        ),
-        button="Is it in one place? With nulls and three negative controls",
-        label=f"Localizing {concept.name}",
-        seconds=30,
-    )
-    if place is None:
+    if places is not None:
+        place = stored.offered(
+            clusters.Localization,
+            LOCALIZE,
+            name,
+            lambda report: clusters.localize(
+                looked.subject,
+                concept,
+                places=places.made(running.part(report, 0.0, places.share)),
+                **looked.given,
+                progress=running.part(report, places.share, 1.0),
+            ),
+            button="Is it in one place? With nulls and three negative controls",
+            label=f"Localizing {concept.name}",
+            seconds=30,
+        )
+    if places is None or place is None:
         downloads.offer_stored(selective, "selectivity")
         return code
     show_place(looked, place)
@@ -234,7 +309,9 @@ def one_concept(looked: Looked) -> list[str]:
     downloads.offer_stored(place, "localization")
     return [
         *code,
-        f"place = clusters.localize({looked.called}, concept, places={rule!r}{looked.arguments})",
+        *places.code,
+        f"place = clusters.localize({looked.called}, concept, places={places.called}"
+        f"{looked.arguments})",
         "print(place.summary())",
         *verified,
     ]
@@ -293,12 +370,20 @@ def many_concepts(looked: Looked) -> list[str]:
         st.info("No concepts of this network are known by name.")
         return []
     chosen = st.multiselect("Concepts", known, known[:FEW], key="concepts", bind="query-params")
-    if not chosen:
+    ways = ways_to_part(looked)
+    if not chosen or not ways:
         return []
+    places = Places(looked, next(iter(ways.values())))
 
     def work(report: jobs.Report) -> clusters.ConceptSweep:
         asked = [named_concepts.named_concept(looked.subject, name) for name in chosen]
-        return clusters.concept_sweep(looked.subject, asked, **looked.given, progress=report)
+        return clusters.concept_sweep(
+            looked.subject,
+            asked,
+            places=places.made(running.part(report, 0.0, places.share)),
+            **looked.given,
+            progress=running.part(report, places.share, 1.0),
+        )
 
     found = stored.offered(
         clusters.ConceptSweep,
@@ -318,7 +403,9 @@ def many_concepts(looked: Looked) -> list[str]:
     downloads.offer_stored(found, "sweep")
     return [
         f"asked = [named_concepts.named_concept({looked.called}, name) for name in {chosen!r}]",
-        f"found = clusters.concept_sweep({looked.called}, asked{looked.arguments})",
+        *places.code,
+        f"found = clusters.concept_sweep({looked.called}, asked"
+        f"{f', places={places.called}' if places.code else ''}{looked.arguments})",
         "print(found.to_frame().to_string())",
         *by_family,
     ]

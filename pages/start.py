@@ -37,6 +37,8 @@ GRAMMAR, MODULAR = "grammar-4l", "modadd-113"
 TASK, PAIRS, SITE = "indirect-object", 32, "z"
 NEURON = "neuron 0.31"
 FREQUENCY = "frequency 14"
+# Of what a neuron does: more than half.
+MOSTLY = 0.5
 HEIGHT = 280
 COLUMNS = 2
 models, server = shelf(), jobs.manager()
@@ -310,15 +312,15 @@ def say_frequency(run: str) -> Answer:
     found = opened(clusters.Selectivity, run)
     best = found.order[0]
     low, high = found.interval[:, best]
-    hits = found.selective()
-    layers = " and ".join(map(str, sorted({int(found.layer[unit]) for unit in hits})))
-    chance = found.null.max()
+    follow = found.effect >= MOSTLY
+    layers = " and ".join(map(str, sorted(set(found.layer[follow].tolist()))))
     return Answer(
-        f"{len(hits)} of the {len(found.names)} neurons follow {found.concept} beyond chance, all "
-        f"in layer {layers}; it explains {found.effect[best]:.0%} of the clearest, "
-        f"{found.names[best]}.",
-        f"{found.confidence:.0%} interval: {low:.1%} to {high:.1%}. Shuffled, it explains "
-        f"{chance:.1%} of a neuron at most, {len(found.null):,} times.",
+        f"{follow.sum()} of the {len(found.names)} neurons, all in layer {layers}, follow "
+        f"{found.concept}: it explains {found.effect[follow].min():.0%} or more of each of them, "
+        f"and {found.effect[~follow].max():.0%} or less of any other.",
+        f"The clearest is {found.names[best]}: {found.effect[best]:.1%}, {found.confidence:.0%} "
+        f"interval {low:.1%} to {high:.1%}. Shuffled, it explains {found.null.max():.1%} of a "
+        f"neuron at most, {len(found.null):,} times.",
         plots.line(
             np.arange(len(found.names)),
             {"explained": found.effect[found.order]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -75,6 +76,36 @@ def test_tokens_of_a_language_model_and_what_is_none() -> None:
     assert not at.error
     assert "Concept.from_tokens(model, seen, ['the'])" in code_of(at)
     assert workbench.fingerprint(workbench.load_model("grammar-4l"))
+
+
+def test_where_all_neurons_lie_in_one_layer_places_are_groups_of_like_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The page's own numbers of rounds take a minute.
+    for function, few in {
+        "find_clusters": {"counts": 3, "resamples": 3, "shuffles": 20},
+        "localize": {"permutations": 999, "verify": False, "controls": False},
+    }.items():
+        monkeypatch.setattr(
+            clusters, function, functools.partial(getattr(clusters, function), **few)
+        )
+    asked = {"model": "modadd-113", "concept": "frequency 14"}
+    at = visit("clusters", **asked)
+    assert "All 512 units lie at one hook point (neuron 0)" in texts(at)
+    at = clicked(at, "Is it in one place?")
+    (run,) = runs.RunStore().runs("neuron_clusters.localize")
+    found = runs.RunStore().find(clusters.Localization, run.id)
+    assert found is not None
+    assert found.summary() in texts(at)
+    assert {len(set(found.hit_places)), found.hit_places[0]} == {1, found.places[0].name}
+    assert found.places[0].name.startswith("cluster")
+    code = code_of(at)
+    assert "groups = clusters.find_clusters(model, by='weights', kinds='neuron')" in code
+    assert "clusters.localize(model, concept, places=groups, kinds='neuron')" in code
+    # Of other kinds no weights tell groups apart.
+    at = visit("clusters", kind="head", **asked)
+    assert "All 4 units lie at one hook point (head 0), so none can have more" in texts(at)
+    assert not [one for one in at.button if one.label.startswith("Is it in one place?")]
 
 
 @pytest.mark.parametrize("cell", ["999.999", "-1.0", "x", "0.0.0"])

@@ -46,7 +46,7 @@ EXAMPLES: dict[str, tuple[str, str, str, Any, tuple[str, ...], tuple[str, type[A
     "Find the neurons": (
         "clusters",
         "Clusters",
-        "of the 512 neurons follow frequency 14 beyond chance, all in layer 0",
+        "84 of the 512 neurons, all in layer 0, follow frequency 14",
         clusters,
         ("selectivity",),
         ("neuron_clusters.selectivity", clusters.Selectivity),

@@ -196,6 +196,19 @@ def test_fractions_outside_of_the_range_are_moved_into_it() -> None:
     assert job.fraction == 0.0
 
 
+def test_long_work_is_waited_for_once_however_often_it_is_asked_for(manager: jobs.Manager) -> None:
+    job = manager.submit("long", Gate(), label="long")
+    patience: list[float] = []
+    job.wait = lambda seconds: not patience.append(seconds)
+    job.wait_since_asked(5.0)
+    time.sleep(0.02)
+    job.wait_since_asked(5.0)
+    job.wait_since_asked(0.01)
+    first, second, third = patience
+    assert 5.0 >= first >= second + 0.02
+    assert third == 0.0
+
+
 def test_a_key_depends_on_every_part_and_not_on_order_within() -> None:
     key = jobs.job_key("f00", {"site": "z", "seed": 0})
     assert key == jobs.job_key("f00", {"seed": 0, "site": "z"})
@@ -207,7 +220,15 @@ def test_a_key_depends_on_every_part_and_not_on_order_within() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(4.23, "4.2 s"), (38.4, "38 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s")],
+    [
+        (0.0, "0.0 s"),
+        (0.0312, "0.03 s"),
+        (0.001, "0.01 s"),
+        (4.23, "4.2 s"),
+        (38.4, "38 s"),
+        (59.7, "1 min 00 s"),
+        (185, "3 min 05 s"),
+    ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert jobs.duration(seconds) == words

@@ -216,7 +216,7 @@ def _parsed(text: str, path: Path) -> Report:
         raise ReportFileError(f"{path} does not hold the JSON of a report: {error}") from error
     if isinstance(plain, dict) and plain.get("format", 1) != 1:
         raise ReportFileError(
-            f"{path} is of format {plain['format']!r}; this workbench reads format 1"
+            f"{path} is of format {reading.quoted(plain['format'])}; this workbench reads format 1"
         )
     try:
         return Report.model_validate(plain)
@@ -296,8 +296,8 @@ def reproduce(
     if found != claimed.fingerprint:
         raise WrongModelError(
             f"the model that is here has the fingerprint {found[:16]}…, and the report is about "
-            f"{claimed.model!r} with the fingerprint {claimed.fingerprint[:16]}…: its weights or "
-            "its configuration are not the same"
+            f"{reading.quoted(claimed.model)} with the fingerprint {claimed.fingerprint[:16]}…: "
+            "its weights or its configuration are not the same"
         )
     # Texts of a report name the model.
     with sources.called(model, claimed.model):

@@ -45,6 +45,7 @@ _KEPT_BYTES = 500_000_000
 _FETCHED = 10.0
 _INTERVAL = 0.5
 _EARLIEST_ESTIMATE = 0.02
+_TINY = 0.1
 _SHORT = 10
 _MINUTE = 60
 
@@ -84,6 +85,7 @@ class Job:
     turn: int = 0
     ahead: int = 0
     size: int = 0
+    _asked: float = dataclasses.field(default_factory=time.monotonic)
     _started: float | None = None
     _ended: float | None = None
     _end: threading.Event = dataclasses.field(default_factory=threading.Event, repr=False)
@@ -120,7 +122,7 @@ class Job:
         return 0.0 if self._ended is None else time.monotonic() - self._ended
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end, so that quick work needs no progress bar.
+        """Wait for the end.
 
         Args:
             seconds: How long at the most.
@@ -129,6 +131,18 @@ class Job:
             Whether it has ended.
         """
         return self._end.wait(seconds)
+
+    def wait_since_asked(self, seconds: float) -> bool:
+        """Wait for the end of quick work, which needs no progress bar.
+
+        Args:
+            seconds: How long at the most after it was asked for; a page that asks again while long
+                work goes on does not wait again, nor does it wait for each of several.
+
+        Returns:
+            Whether it has ended.
+        """
+        return self.wait(max(0.0, self._asked + seconds - time.monotonic()))
 
     def report(self, fraction: float, note: str = "") -> None:
         """Tell how far the work is; the work calls this.
@@ -451,8 +465,10 @@ def _progress_text(job: Job) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time in words: "4.2 s" below ten seconds, "38 s", "3 min 05 s" from a minute on."""
+    """Say a time in words: "0.03 s", "4.2 s" below ten seconds, "38 s", "3 min 05 s"."""
     if round(seconds) >= _MINUTE:
         minutes, rest = divmod(round(seconds), _MINUTE)
         return f"{minutes} min {rest:02d} s"
+    if 0 < seconds < _TINY:
+        return f"{max(seconds, _TINY / 10):.2f} s"
     return f"{seconds:.1f} s" if seconds < _SHORT else f"{seconds:.0f} s"

@@ -35,7 +35,7 @@ def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Out
     """
     job = jobs.manager().find(key) or jobs.manager().submit(key, work, label=label)
     # Quick work is done before there is anything to show.
-    job.wait(_QUICK)
+    job.wait_since_asked(_QUICK)
     if _finished(job):
         return job.result
     jobs.job_panel(job)
