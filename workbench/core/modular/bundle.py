@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from jaxtyping import Float, Float32, Int16, UInt8
 
-from workbench.core.models import card, checksums
+from workbench.core.models import card, checksums, native
 from workbench.core.modular import network
 from workbench.core.modular import recipe as recipes
 
@@ -88,7 +88,7 @@ def write_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "format": "transformer-lens-native",
+        "format": native.FORMAT,
         "config": network.bridge_settings(recipe, p) | {"default_prepend_bos": False},
     }
     stored = {name: value.detach().cpu().contiguous() for name, value in weights.items()}

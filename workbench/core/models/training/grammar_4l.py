@@ -41,6 +41,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from workbench.core.models import native
 from workbench.core.models.training import grammar, grammar_measures
 from workbench.core.prompts import lexicon, sentences, tasks
 
@@ -406,7 +407,7 @@ def write_bundle(folder: Path, setup: SetUp, trained: Trained, contents: dict[st
     unfinished.mkdir(parents=True)
     build_tokenizer().save_pretrained(unfinished)
     config = {
-        "format": "transformer-lens-native",
+        "format": native.FORMAT,
         "config": setup.settings() | {"default_prepend_bos": True},
     }
     _write_json(unfinished / "config.json", config)
