@@ -37,8 +37,10 @@ class Small(results.Result):
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.grid)
 
-    def figure(self) -> go.Figure:
+    def figure(self, order: str = "number") -> go.Figure:
         assert self.aliases is not None
+        if order != "number":
+            raise ValueError(f"order {order}: expected number")
         return go.Figure(layout_title_text=self.aliases[0])
 
     def summary(self) -> str:
@@ -120,6 +122,8 @@ def test_a_loaded_result_whose_parts_do_not_fit_says_so(tmp_path: Path) -> None:
         dataclasses.replace(small(), aliases=()).figure()
     with pytest.raises(results.ResultError, match=r"run is damaged: its parts do not fit"):
         Small.load(folder).figure()
+    with pytest.raises(ValueError, match="^order value: expected number$"):
+        Small.load(folder).figure("value")
 
 
 @pytest.mark.parametrize("name", ["number", "array", "plain", "other"])

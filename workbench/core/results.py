@@ -311,7 +311,9 @@ def _saying_damage(tell: Callable[..., Told]) -> Callable[..., Told]:
         try:
             return tell(found, *given, **settings)
         except Exception as error:
-            if found.loaded_from is None or isinstance(error, OSError):
+            # What it was given may be what is wrong, and says so.
+            about_given = isinstance(error, ValueError) and (given or settings)
+            if found.loaded_from is None or about_given or isinstance(error, OSError):
                 raise
             why = reading.quoted(error, _LONGEST)
             raise ResultError(
