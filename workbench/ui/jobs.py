@@ -39,7 +39,8 @@ State = Literal["queued", "running", "finished", "failed", "cancelled"]
 Report = Callable[[float, str], None]
 
 _WORKERS = 2
-_KEPT = 16
+# More than the steps of a visit to every page; their bytes are what bounds them.
+_KEPT = 64
 _KEPT_BYTES = 500_000_000
 # Seconds in which the page that asked for a result certainly has fetched it.
 _FETCHED = 10.0
