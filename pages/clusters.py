@@ -135,9 +135,16 @@ class Places:
         """As the library takes them."""
         if self.rule != LIKE:
             return self.rule
-        return clusters.find_clusters(
-            self.looked.subject, None, by=LIKE, **self.looked.given, progress=report
+        # Another concept, or the page's own groups, may have needed them before.
+        _, found = stored.kept(
+            clusters.Clusters,
+            finding.ANALYSIS,
+            self.looked.title(f"clusters by {LIKE}"),
+            lambda: clusters.find_clusters(
+                self.looked.subject, None, by=LIKE, **self.looked.given, progress=report
+            ),
         )
+        return found
 
 
 def ways_to_part(looked: Looked) -> dict[str, str]:

@@ -30,7 +30,6 @@ from workbench.ui.shelf import shelf
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from workbench.core import results
 
 PAGES = Path(__file__).resolve().parent
 GRAMMAR, MODULAR = "grammar-4l", "modadd-113"
@@ -110,19 +109,6 @@ def opened(kind: type[Any], run: str) -> Any:
     return found
 
 
-def kept(
-    kind: type[Any], analysis: str, name: str, make: Callable[[], results.Result]
-) -> tuple[str, Any]:
-    """Run and result of a title, made and stored where it is not there yet."""
-    store = runs.RunStore()
-    for run in store.runs(analysis):
-        found = store.find(kind, run.id) if run.title == name else None
-        if found is not None:
-            return run.id, found
-    made = make()
-    return store.put(made, title=name), made
-
-
 def share(key: str, found: Any, label: str) -> None:
     """Leave an outcome that is not stored where its page looks for it: as a job that has ended."""
     server.submit(key, lambda _: found, label=label)
@@ -190,7 +176,7 @@ def read_neuron(report: jobs.Report) -> str:
     model = models.open(GRAMMAR, running.part(report, 0.0, 0.2))
     seen, held_out = Corpus.bundled(model).split(corpora.SEEN)
     title = functools.partial(stored.title, model=model, corpus=seen)
-    _, scan = kept(
+    _, scan = stored.kept(
         features.TopExamples,
         examples.ANALYSIS,
         title("scan of every neuron"),
@@ -198,7 +184,7 @@ def read_neuron(report: jobs.Report) -> str:
             model, seen, "neuron", layers=None, progress=running.part(report, 0.2, 0.8)
         ),
     )
-    run, _ = kept(
+    run, _ = stored.kept(
         features.UnitView,
         unit_view.ANALYSIS,
         title(f"range of {NEURON}"),
@@ -211,7 +197,7 @@ def read_neuron(report: jobs.Report) -> str:
         means,
         "Learning the mean of each token",
     )
-    kept(
+    stored.kept(
         features.Belief,
         belief.ANALYSIS,
         title(f"{means.name} as a description of {NEURON}"),
@@ -244,7 +230,7 @@ def track_training(report: jobs.Report) -> str:
     from analyses.grokking import tracking
 
     run = grokking.bundled_run(MODULAR)
-    made, _ = kept(
+    made, _ = stored.kept(
         grokking.ProgressMeasures,
         tracking.ANALYSIS,
         f"measures, {run.name}",
@@ -294,7 +280,7 @@ def read_frequency(report: jobs.Report) -> str:
     model = models.open(MODULAR, running.part(report, 0.0, 0.2))
     concept = named_concepts.named_concept(model, FREQUENCY)
     which = f"{concept.name} {marks.described(concept)['mark']}"
-    run, _ = kept(
+    run, _ = stored.kept(
         clusters.Selectivity,
         "neuron_clusters.selectivity",
         f"selectivity, model {card.fingerprint(model)[:16]}, neuron, {which}",

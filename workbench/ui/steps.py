@@ -43,7 +43,7 @@ def step(key: str, work: Callable[[jobs.Report], Outcome], *, label: str) -> Out
     if _finished(job):
         return job.result
     if job.state in {"failed", "cancelled"}:
-        _button("Try again", f"again:{key}", key, work, label)
+        offer(key, work, button="Try again", label=label)
     return None
 
 
@@ -56,7 +56,12 @@ def offer(key: str, work: Callable[[jobs.Report], object], *, button: str, label
         button: What the button says.
         label: What it is, in a few words.
     """
-    _button(button, f"ask:{key}", key, work, label)
+
+    def begin() -> None:
+        jobs.manager().submit(key, work, label=label)
+
+    # Before the page is drawn: a second click, which stops the drawing, does not undo it.
+    st.button(button, key=f"ask:{key}", on_click=begin)
 
 
 def asked(
@@ -80,16 +85,6 @@ def asked(
     if made is not None:
         jobs.manager().forget(key)
     return made
-
-
-def _button(
-    says: str, name: str, key: str, work: Callable[[jobs.Report], object], label: str
-) -> None:
-    def begin() -> None:
-        jobs.manager().submit(key, work, label=label)
-
-    # Before the page is drawn: a second click, which stops the drawing, does not undo it.
-    st.button(says, key=name, on_click=begin)
 
 
 def _finished(job: jobs.Job) -> bool:

@@ -159,6 +159,29 @@ def made(
     return steps.step(jobs.job_key(analysis, name), kept, label=label)
 
 
+def kept(
+    kind: type[AnyResult], analysis: str, name: str, make: Callable[[], AnyResult]
+) -> tuple[str, AnyResult]:
+    """Run and result of a title, made and stored where there is none: for work in the background.
+
+    Args:
+        kind: Class of the result.
+        analysis: Module and function that makes it.
+        name: Its title in the store; see `title`.
+        make: Makes it.
+
+    Returns:
+        The run's id, and the result.
+    """
+    store = runs.RunStore()
+    for run in store.runs(analysis):
+        found = store.find(kind, run.id) if run.title == name else None
+        if found is not None:
+            return run.id, found
+    result = make()
+    return store.put(result, title=name), result
+
+
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _opened(root: str, run: str, _kind: type[AnyResult]) -> AnyResult | None:
     """A stored result, read once and not at every click."""
