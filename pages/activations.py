@@ -18,6 +18,7 @@ from analyses.activations import geometry, layers, over_corpus
 from analyses.activations.on_prompt import WINDOW
 from workbench.core.models import anatomy, card
 from workbench.ui import (
+    addresses,
     corpora,
     downloads,
     escaping,
@@ -80,40 +81,35 @@ def pick_hook(model: TransformerBridge) -> str | None:
     shapes = dict(zip(table["hook point"], table["shape"], strict=True))
     names = [name for name, fires in zip(shapes, table["fires"], strict=True) if fires]
     usual = f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
-    begin = usual if usual in names else names[0]
-    asked = st.query_params.get(HOOK, begin)
-    if asked not in names:
+
+    def why(asked: str) -> str:
         try:
             activations.Layout.of(model, asked)
         except ValueError as error:
-            st.error(escaping.markdown(str(error)))
-        asked = begin
-    chosen = st.selectbox(
+            return f"but {error}"
+        return "which does not fire"
+
+    return addresses.pick(
         "Hook point",
         names,
-        names.index(asked),
+        query=HOOK,
         key=f"hook:{card.fingerprint(model)}",
+        begin=usual if usual in names else names[0],
+        why=why,
         format_func=lambda hook: f"{hook} ({shapes[hook]})",
         help="Type to search. Hook points that need a setting of the model first are left out.",
     )
-    st.query_params[HOOK] = chosen or begin
-    return chosen or begin
 
 
 def pick_coordinate(at: Looked, found: activations.ActivationValues | None, width: int) -> int:
     """Choose a coordinate: by a click on the heat map, or by its number."""
     key = f"coordinate:{at.mark}:{at.hook}"
-    asked = st.query_params.get(COORDINATE, "0")
-    known = asked.isascii() and asked.isdigit() and len(asked) < len(str(width)) + 1
-    begin = min(int(asked), width - 1) if known else 0
     if found is not None:
         clicked = show_map(at, found)
         if clicked is not None:
             st.session_state[key] = clicked
-    st.session_state.setdefault(key, begin)
-    chosen = int(st.number_input(f"Coordinate (0 to {width - 1:,})", 0, width - 1, key=key))
-    st.query_params[COORDINATE] = str(chosen)
-    return chosen
+    label = f"Coordinate (0 to {width - 1:,})"
+    return addresses.number(label, width - 1, query=COORDINATE, key=key)
 
 
 def show_map(at: Looked, found: activations.ActivationValues) -> int | None:

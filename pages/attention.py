@@ -20,6 +20,7 @@ from analyses.attention import carriers, head_scores, patterns, scoring, verific
 from workbench.core.evidence import SURE
 from workbench.core.models import card
 from workbench.ui import (
+    addresses,
     attention_grid,
     downloads,
     escaping,
@@ -57,11 +58,8 @@ def layers_shown(model: TransformerBridge) -> list[int]:
     starts = list(range(0, n, each))
     if len(starts) == 1:
         return list(range(n))
-    linked = st.query_params.get("layers", "")
     names = [f"{start} to {min(start + each, n) - 1}" for start in starts]
-    place = names.index(linked) if linked in names else 0
-    name = st.selectbox("Layers", names, place, key=f"layers:{n}:{each}")
-    st.query_params["layers"] = name
+    name = addresses.pick("Layers", names, query="layers", key=f"layers:{n}:{each}")
     start = starts[names.index(name)]
     return list(range(start, min(start + each, n)))
 
@@ -305,10 +303,15 @@ def main() -> None:
         st.subheader("Its scores on random sequences")
         if np.isfinite(scores.excess).any():
             show_scores(scores, layer, number)
-        with st.expander("Labels of all heads"):
-            st.markdown(escaping.markdown(scores.summary()))
-            showing.figure(scores.figure(by if by in scores.names else head_scores.INDUCTION))
-            downloads.offer_stored(scores, "heads")
+        labelled = scores
+
+        def labels() -> None:
+            name = by if by in labelled.names else head_scores.INDUCTION
+            st.markdown(escaping.markdown(labelled.summary()))
+            showing.figure(labelled.figure(name))
+            downloads.offer_stored(labelled, "heads")
+
+        showing.fold("Labels of all heads", labels)
         code += ["scores = attention.score_heads(model)", "print(scores.summary())"]
         tested = (show_verification(model, scores), show_carriers(model, scores))
         code += [line for line in tested if line]

@@ -251,11 +251,14 @@ def show_screen(screen: attribution.EdgeAttribution) -> None:
         )
     )
     showing.figure(screen.figure())
-    with st.expander(f"All {n_edges:,} edges, largest estimate first"):
+
+    def table() -> None:
         digits = {
             name: st.column_config.NumberColumn(format="%.4f") for name in ("score", "low", "high")
         }
         st.dataframe(screen.ranking(), hide_index=True, column_config=digits)
+
+    showing.fold(f"All {n_edges:,} edges, largest estimate first", table)
 
 
 def show_circuit(circuit: circuits.Circuit, run: str) -> None:
@@ -291,7 +294,8 @@ def show_circuit(circuit: circuits.Circuit, run: str) -> None:
         graphs.clickable(circuit.figure(selected), key=f"graph:{run}", on_click=chosen)
     if selected is not None:
         show_edge(circuit, run, circuit.edges[selected])
-    with st.expander(f"All {len(circuit.edges)} edges of the circuit, strongest first"):
+
+    def table() -> None:
         frame = circuit.to_frame()
         digits = {
             name: st.column_config.NumberColumn(format="%.4f")
@@ -299,6 +303,8 @@ def show_circuit(circuit: circuits.Circuit, run: str) -> None:
             if name not in {"edge", "sender", "receiver", "n"}
         }
         st.dataframe(frame, hide_index=True, column_config=digits)
+
+    showing.fold(f"All {len(circuit.edges)} edges of the circuit, strongest first", table)
 
 
 def show_edge(circuit: circuits.Circuit, run: str, edge: str) -> None:

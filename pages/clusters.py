@@ -22,6 +22,7 @@ from analyses.neuron_clusters.clustering import METHODS, Method, finding
 from workbench.core.engine import running
 from workbench.core.models import card
 from workbench.ui import (
+    addresses,
     concepts,
     corpora,
     downloads,
@@ -253,10 +254,13 @@ def show_place(looked: Looked, found: clusters.Localization) -> None:
             ),
             hide_index=True,
         )
-    with st.expander(f"The {len(found.hits)} units, and the summary"):
+
+    def details() -> None:
         st.markdown(escaping.markdown(found.summary()))
         for unit in found.hits[: FEW * FEW]:
             link_to(looked, unit)
+
+    showing.fold(f"The {len(found.hits)} units, and the summary", details)
 
 
 def one_concept(looked: Looked) -> list[str]:
@@ -267,7 +271,7 @@ def one_concept(looked: Looked) -> list[str]:
     concept = picked.concept
     mark = f"{concept.name} {marks.described(concept)['mark']}"
     ways = ways_to_part(looked)
-    way = st.selectbox("Places", list(ways), key="places", bind="query-params") if ways else None
+    way = addresses.pick("Places", list(ways), query="places") if ways else None
     places = None if way is None else Places(looked, ways[way])
     selective = stored.made(
         clusters.Selectivity,
@@ -283,10 +287,13 @@ def one_concept(looked: Looked) -> list[str]:
     name = "" if places is None else looked.title(f"localization by {places.rule}", mark)
     place = stored.titled(clusters.Localization, LOCALIZE, name) if name else None
     show_map(looked, selective, () if place is None else place.hits)
-    with st.expander("How many units tell it, and how well a few of them do"):
+
+    def counted() -> None:
         st.markdown(escaping.markdown(selective.summary()))
         if selective.probes:
             showing.figure(selective.probes_figure())
+
+    showing.fold("How many units tell it, and how well a few of them do", counted)
     code = [
         *picked.code,
         f"found = clusters.selectivity({looked.called}, concept{looked.arguments})",
@@ -539,7 +546,7 @@ def more_channels(looked: Looked) -> list[str]:
     known = [name for name in named_concepts.named_concepts(looked.name) if name != "coloured"]
     names = [place.name for place in populations.of_network(looked.subject).places]
     left, middle, right, last = st.columns(4)
-    name = left.selectbox("Concept", known, key="concept", bind="query-params") or known[0]
+    name = addresses.pick("Concept", known, query="concept", place=left)
     place = middle.selectbox("Place", names, len(names) - 1, key="place") or names[-1]
     count = int(right.number_input("Channels", 1, 64, FEW, key="channels"))
     seeds = int(last.number_input("Seeds", 2, 64, SEEDS, key="seeds"))

@@ -19,6 +19,7 @@ from analyses.feature_visualization.dictionaries import KINDS, dashboard, labels
 from workbench.core import results
 from workbench.core.models import card
 from workbench.ui import (
+    addresses,
     buttons,
     corpora,
     dictionaries,
@@ -110,10 +111,13 @@ def show_latents(at: Opened) -> list[str]:
     showing.figure(overview.figure())
     order = np.argsort(-scan.top_values[:, 0], kind="stable").tolist()
     left, right = st.columns(2)
-    asked = st.query_params.get("latent", "")
-    start = order.index(int(asked)) if asked.isdigit() and int(asked) in order else 0
-    latent = left.selectbox("Latent (largest activation first)", order, start, required=True)
-    st.query_params["latent"] = str(latent)
+    latent = addresses.pick(
+        "Latent (largest activation first)",
+        order,
+        query="latent",
+        key=f"latent:{at.place}",
+        place=left,
+    )
     others = [one for one in dictionaries.listed(at.name, at.model) if is_larger(at, one)]
     larger = right.selectbox(
         "Splits in the larger dictionary",
@@ -308,9 +312,9 @@ def look(name: str, model: TransformerBridge) -> None:
         open_folder(model)
         return
     asked = st.query_params.get("dictionary", "")
-    start = known.index(asked) if asked in known else 0
-    place = st.selectbox("Dictionary", known, start, key=f"dictionary:{len(known)}:{start}")
-    st.query_params["dictionary"] = place or known[0]
+    # A list that another one is put before, or that a click turns, is another one.
+    mark = f"dictionary:{len(known)}:{known.index(asked) if asked in known else 0}"
+    place = addresses.pick("Dictionary", known, query="dictionary", key=mark)
     section = st.segmented_control(
         "Look at",
         SECTIONS,

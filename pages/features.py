@@ -136,8 +136,7 @@ def look(name: str, model: TransformerBridge) -> None:
     if scan is None:
         return
     st.caption(escaping.markdown(scan.summary()))
-    with st.expander("All of them at once"):
-        showing.figure(scan.figure())
+    showing.fold("All of them at once", lambda: showing.figure(scan.figure()))
     way = st.segmented_control(
         "Find", WAYS, default=WAYS[0], key="find", required=True, bind="query-params"
     )

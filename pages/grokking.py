@@ -13,7 +13,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -37,7 +37,6 @@ from workbench.ui import (
     trainings,
 )
 
-AnyResult = TypeVar("AnyResult", bound=results.Result)
 OTHER_PAGES = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem != "grokking")
 # Seconds of the tests of the waves for a million numbers in the table of all logits.
 FOURIER_SECONDS = 20.0
@@ -170,11 +169,14 @@ def show_measures(measures: tracking.ProgressMeasures, name: str) -> None:
         if measures.keys:
             st.subheader("Key frequencies")
             show_keys(measures)
-    with st.expander("Every number in words; every frequency over the steps"):
+
+    def every_number() -> None:
         say(measures.summary())
         if measures.keys:
             draw(measures.frequencies_figure(), key=f"frequencies:{name}")
             draw(measures.keys_figure(), key=f"keys:{name}")
+
+    showing.fold("Every number in words; every frequency over the steps", every_number)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -266,13 +268,15 @@ def choose_step(label: str, run: grokking.TrainingRun, key: str) -> int:
     """
     newest, chosen = run.steps[-1], f"chosen {key}"
     asked = st.query_params.get(key, "")
-    link = (run.folder, int(asked) if asked.isdecimal() else None)
+    there = asked in map(str, run.steps)
+    link = (run.folder, int(asked) if there else None)
     folder, start = st.session_state.get(chosen, link)
     if folder != run.folder or start not in run.steps:
         start = newest
     now = f"{key} of {run.folder.name} up to {newest}"
     step = st.select_slider(label, run.steps, start, key=now, disabled=len(run.steps) == 1)
     st.session_state[chosen] = (run.folder, None if step == newest else step)
+    addresses.tell(key, asked, str(step), known=there, why="which is no checkpoint of this run")
     # Not bound to the address by Streamlit, which loses it when the steps to choose from change.
     if step == newest:
         st.query_params.pop(key, None)
@@ -338,12 +342,11 @@ def choose_neuron_and_answer(run: grokking.TrainingRun, step: int) -> tuple[int,
         "cos(w(a + b)); on an axis, one of them alone moves it."
     )
     left, right, _ = st.columns([1, 1, 1])
-    index = left.selectbox(
+    index = addresses.pick(
         "Neuron, the clearest first",
         sorted_neurons(run.fingerprint, step, run),
-        key="neuron",
-        bind="query-params",
-        required=True,
+        query="neuron",
+        place=left,
     )
     most = run.task.p - 1
     answer = right.number_input(
@@ -373,7 +376,7 @@ def show_circuit(run: grokking.TrainingRun, name: str) -> list[str]:
         return []
     step = choose_step("Checkpoint to test (step)", run, "tested")
     title = f"waves of {name}, step {step}"
-    found = titled(circuit.FourierCircuit, circuit.ANALYSIS, title)
+    found = stored.titled(circuit.FourierCircuit, circuit.ANALYSIS, title)
     if found is not None:
         say(tested(found))
         draw(found.figure())
@@ -381,9 +384,13 @@ def show_circuit(run: grokking.TrainingRun, name: str) -> list[str]:
             "Grey dots are the same tests with frequencies drawn at random, the dotted line is "
             "guessing. W_L is the map from the neurons to the logits."
         )
-        with st.expander("Every test, in words and numbers"):
-            say(found.summary())
-            st.dataframe(found.to_frame(), hide_index=True)
+        made = found
+
+        def every_test() -> None:
+            say(made.summary())
+            st.dataframe(made.to_frame(), hide_index=True)
+
+        showing.fold("Every test, in words and numbers", every_test)
         return [f"print(grokking.fourier(run.model({step}), run.task).summary())"]
     st.caption(
         "Pictures suggest; tests decide. The waves of the key frequencies are taken away, then all "
@@ -421,7 +428,7 @@ def show_drops(run: grokking.TrainingRun, name: str) -> list[str]:
     st.header("5. Was the fall sudden?")
     lines: list[str] = []
     title = f"drops of {name}, step {run.step}"
-    found = titled(drops.Drops, drops.ANALYSIS, title)
+    found = stored.titled(drops.Drops, drops.ANALYSIS, title)
     tests = len(run.curves.test_steps)
     if found is not None:
         say(found.summary())
@@ -545,13 +552,6 @@ def compare(run: grokking.TrainingRun, name: str) -> None:
         if one.step
     ]
     st.markdown(tables.markdown(rows))
-
-
-def titled(kind: type[AnyResult], analysis: str, title: str) -> AnyResult | None:
-    """The stored result of this title; a training's name and step determine its weights."""
-    store = runs.RunStore()
-    found = (store.find(kind, row.id) for row in store.runs(analysis) if row.title == title)
-    return next((result for result in found if result is not None), None)
 
 
 def script(run: grokking.TrainingRun, name: str, more: list[str]) -> str:

@@ -28,7 +28,7 @@ from analyses.feature_visualization.inputs import (
 )
 from workbench.core import results
 from workbench.core.networks import examples, sources
-from workbench.ui import downloads, escaping, jobs, showing, steps, stored, subject
+from workbench.ui import addresses, downloads, escaping, jobs, showing, steps, stored, subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,12 +290,9 @@ def look() -> None:
     st.caption(escaping.markdown(f"{card.summary} Held-out accuracy {card.test_accuracy:.1%}."))
     network, data = opened(name)
     hooks = list(network.hook_dict)
-    hook = middle.selectbox("Layer", hooks, key="hook", bind="query-params") or hooks[0]
+    hook = addresses.pick("Layer", hooks, query="hook", place=middle)
     last = width(name, hook) - 1
-    asked = st.query_params.get("channel", "0")
-    start = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < len("99999") else 0
-    channel = int(right.number_input("Channel", 0, last, min(start, last), key=f"channel:{hook}"))
-    st.query_params["channel"] = str(channel)
+    channel = addresses.number("Channel", last, query="channel", key=f"channel:{hook}", place=right)
     if hook == CLASSES:
         st.caption(f"Channel {channel} is the class {escaping.markdown(card.classes[channel])}.")
     section = st.segmented_control(

@@ -116,10 +116,13 @@ def tuned_lens(model: TransformerBridge) -> tuple[logit_lens.TunedLens | None, l
         with right:
             showing.figure(compared.figure(value="agreement"), key="compared-agreement")
         downloads.offer_stored(compared, "lenses-compared")
-    with st.expander("The training"):
+
+    def training() -> None:
         st.markdown(escaping.markdown(lens.summary()))
         showing.figure(lens.figure())
         downloads.offer_stored(lens, "tuned-lens")
+
+    showing.fold("The training", training)
     return lens, [
         f"seen, held_out = {corpus.code}",
         "lens = logit_lens.train(model, seen)",

@@ -49,14 +49,18 @@ def show_anatomy(name: str) -> None:
     # Imports torch, which the first page does not wait for.
     from workbench.core.models import anatomy
 
-    facts, parameters, hooks = st.tabs(["Architecture", "Parameters", "Hook points"])
-    with facts:
-        st.dataframe(anatomy.architecture(model), hide_index=True)
-        st.caption(
+    facts, parameters, hooks = st.tabs(
+        ["Architecture", "Parameters", "Hook points"], key="anatomy", on_change="rerun"
+    )
+    if facts.open:
+        facts.dataframe(anatomy.architecture(model), hide_index=True)
+        facts.caption(
             f"fingerprint (sha256 over configuration and weights): {card.fingerprint(model)}"
         )
-    parameters.dataframe(anatomy.parameters(model), hide_index=True)
-    hooks.dataframe(anatomy.hook_points(model), hide_index=True)
+    if parameters.open:
+        parameters.dataframe(anatomy.parameters(model), hide_index=True)
+    if hooks.open:
+        hooks.dataframe(anatomy.hook_points(model), hide_index=True)
 
 
 def show_prompt(name: str) -> None:

@@ -367,8 +367,8 @@ def show_comparison(result: activation_patching.PatchingResult) -> None:
     if found is not None:
         st.markdown(escaping.markdown(found.summary()))
         showing.figure(found.figure())
-        with st.expander("Table"):
-            st.dataframe(found.to_frame(), hide_index=True)
+        frame = found.to_frame
+        showing.fold("Table", lambda: st.dataframe(frame(), hide_index=True))
         return
     model = the_model_of(result)
     if model is None:

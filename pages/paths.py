@@ -223,14 +223,16 @@ def show(
     else:
         show_sender(result, run, sender, model)
         code += ways_code(result, sender)
-    with st.expander("All senders, strongest first"):
-        frame = (
-            result.to_frame().set_index("sender").loc[list(result.strongest(len(result.senders)))]
-        )
+
+    def table() -> None:
+        strongest = list(result.strongest(len(result.senders)))
+        frame = result.to_frame().set_index("sender").loc[strongest]
         digits = {
             name: st.column_config.NumberColumn(format="%.4f") for name in frame.columns.drop("n")
         }
         st.dataframe(frame, column_config=digits)
+
+    showing.fold("All senders, strongest first", table)
     st.subheader("The code that reproduces it")
     st.code(code, language="python")
     downloads.offer(result, run=run, folder=runs.RunStore().root / run, name="paths")

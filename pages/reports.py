@@ -335,16 +335,22 @@ def show(report: Report, name: str) -> None:
     st.subheader("What this audit cannot tell")
     for limit in report.limits:
         st.markdown(f"- {said(limit)}")
-    with st.expander("The workbench on itself: what it recovered of what was planted"):
-        show_selftest(report)
-    with st.expander("The manifest: what is needed to compute it again"):
-        for title, rows in wording.manifest_rows(report):
-            if rows:
-                st.markdown(f"**{title}**")
-                st.dataframe(pd.DataFrame(rows, columns=["name", "value"]), hide_index=True)
-        st.code(wording.spec_text(report), language="yaml")
+    showing.fold(
+        "The workbench on itself: what it recovered of what was planted",
+        lambda: show_selftest(report),
+    )
+    showing.fold("The manifest: what is needed to compute it again", lambda: show_manifest(report))
     take_along(report, name)
     showing.code(script(report))
+
+
+def show_manifest(report: Report) -> None:
+    """All that computing a report again takes, and its spec."""
+    for title, rows in wording.manifest_rows(report):
+        if rows:
+            st.markdown(f"**{title}**")
+            st.dataframe(pd.DataFrame(rows, columns=["name", "value"]), hide_index=True)
+    st.code(wording.spec_text(report), language="yaml")
 
 
 def said(text: str) -> str:

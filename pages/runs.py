@@ -219,11 +219,15 @@ def show(store: runs.RunStore, run: runs.Run) -> None:
     else:
         st.markdown(escaping.markdown(result.summary()))
         showing.figure(result.figure())
-        with st.expander("Table"):
-            frame = result.to_frame()
-            st.dataframe(frame.head(ROWS), hide_index=True)
-            if len(frame) > ROWS:
-                st.caption(f"The first {ROWS:,} of {len(frame):,} rows.")
+        frame = result.to_frame
+
+        def table() -> None:
+            rows = frame()
+            st.dataframe(rows.head(ROWS), hide_index=True)
+            if len(rows) > ROWS:
+                st.caption(f"The first {ROWS:,} of {len(rows):,} rows.")
+
+        showing.fold("Table", table)
     with st.expander("What made it"):
         made = {"fingerprint": run.fingerprint, "parameters": run.parameters}
         more = {} if result is None else {"versions": result.provenance.versions}

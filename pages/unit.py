@@ -33,6 +33,7 @@ from analyses.feature_visualization.text import optimization
 from workbench.core import notes, results, runs
 from workbench.core.models import card, directions
 from workbench.ui import (
+    addresses,
     buttons,
     corpora,
     dictionaries,
@@ -609,12 +610,11 @@ def show_notes(at: Looked) -> None:
     except notes.NoteError as error:
         st.error(escaping.markdown(str(error)))
     if len(versions) > 1:
-        with st.expander(f"{len(versions)} versions"):
-            rows = [
-                {"written": f"{one.written:%Y-%m-%d %H:%M}", "text": one.text or "deleted"}
-                for one in reversed(versions)
-            ]
-            st.dataframe(pd.DataFrame(rows), hide_index=True)
+        changes = pd.DataFrame(
+            {"written": f"{one.written:%Y-%m-%d %H:%M}", "text": one.text or "deleted"}
+            for one in reversed(versions)
+        )
+        showing.fold(f"{len(versions)} versions", lambda: st.dataframe(changes, hide_index=True))
     every = notes.read(root, mark)
     if every:
         st.subheader(f"All notes about {at.name}")
@@ -661,11 +661,11 @@ def pick_unit(name: str, model: TransformerBridge, corpus: corpora.Parted) -> Lo
     left, right = st.columns([1, 2])
     through = dictionaries.NONE
     if brought:
-        through = left.selectbox(
+        through = addresses.pick(
             "Dictionary",
             [dictionaries.NONE, *brought],
-            key="dictionary",
-            bind="query-params",
+            query="dictionary",
+            place=left,
             help="With a dictionary, units are its latents: 'latent 2.13'; a stored direction is "
             "one unit: 'direction 2.0'.",
         )

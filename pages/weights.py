@@ -21,6 +21,7 @@ from workbench.core import plots
 from workbench.core.models import card
 from workbench.core.modular import bundle
 from workbench.ui import (
+    addresses,
     downloads,
     escaping,
     heatmap,
@@ -98,20 +99,6 @@ class Looked:
         self.code.append(f"print(weights.{call}.summary())")
 
 
-def asked(query: str, options: list[str], begin: str) -> str:
-    """What the address asks for, if it is among the options."""
-    linked = st.query_params.get(query, "")
-    return linked if linked in options else begin
-
-
-def choose(label: str, options: list[str], *, query: str, key: str, begin: str = "") -> str:
-    """A list to choose from that stands in the address, whose options depend on the model."""
-    first = asked(query, options, begin or options[0])
-    chosen = st.selectbox(label, options, options.index(first), key=key, required=True)
-    st.query_params[query] = chosen
-    return chosen
-
-
 def segments(label: str, options: dict[str, str] | tuple[str, ...], *, key: str) -> str:
     """A few alternatives beside each other, in the address by what they are called here."""
     names = list(options)
@@ -147,10 +134,9 @@ def show_matrices(at: Looked) -> None:
         showing.figure(found.figure())
     else:
         st.caption("This model is large: spectra are computed one by one, below.")
-    with st.expander(f"All {len(found.names):,} matrices"):
-        numbers(found.to_frame())
+    showing.fold(f"All {len(found.names):,} matrices", lambda: numbers(found.to_frame()))
     st.subheader("One matrix")
-    name = choose("Matrix", list(found.names), query="matrix", key=f"matrix:{at.name}")
+    name = addresses.pick("Matrix", found.names, query="matrix", key=f"matrix:{at.name}")
     one = at.done(
         "Computing singular values", lambda report: weights.spectrum(at.model, name), name
     )
@@ -177,7 +163,7 @@ def show_heads(at: Looked) -> None:
     if found is None:
         st.caption("Any head can be looked at before that.")
         names = [f"{layer}.{head}" for layer, head in np.ndindex(*shape)]
-        chosen = choose("Head", names, query="head", key=f"head:{at.name}")
+        chosen = addresses.pick("Head", names, query="head", key=f"head:{at.name}")
         show_head(at, *(int(number) for number in chosen.split(".")))
         return
     at.say(found, f"copying(model, n_random={turns})")
@@ -367,15 +353,12 @@ def show_embedding(at: Looked) -> None:
 def show_neurons(at: Looked) -> None:
     """One neuron in tokens."""
     left, right = st.columns(2)
-    layers = [str(layer) for layer in range(int(at.model.cfg.n_layers))]
-    with left:
-        layer = int(choose("Layer", layers, query="layer", key=f"layer:{at.name}"))
+    layers = range(int(at.model.cfg.n_layers))
     last = int(at.model.cfg.d_mlp or 1) - 1
-    linked = st.query_params.get("neuron", "")
-    known = linked.isascii() and linked.isdigit() and len(linked) <= len(str(last))
-    begin = min(int(linked), last) if known else 0
-    neuron = int(right.number_input("Neuron", 0, last, begin, key=f"neuron:{at.name}"))
-    st.query_params["neuron"] = str(neuron)
+    with left:
+        layer = addresses.pick("Layer", layers, query="layer", key=f"layer:{at.name}")
+    with right:
+        neuron = addresses.number("Neuron", last, query="neuron", key=f"neuron:{at.name}")
     found = at.done(
         "Projecting on the tokens",
         lambda report: weights.neuron(at.model, layer, neuron),
@@ -423,8 +406,8 @@ def show_fourier(at: Looked) -> None:
         "Dotted: what the largest share of any frequency exceeds in one of twenty random matrices "
         "with the same singular values."
     )
-    with st.expander("All frequencies"):
-        numbers(found.to_frame())
+    frame = found.to_frame
+    showing.fold("All frequencies", lambda: numbers(frame()))
 
 
 def show_compare(at: Looked) -> None:
@@ -436,7 +419,7 @@ def show_compare(at: Looked) -> None:
         run = grokking.bundled_run(at.name)
         given = [f"step {step:,} of its training" for step in run.steps[:-1]] + given
     begin = given[max(0, len(given) // 2 - 1)]
-    chosen = choose("Compare with", given, query="with", key=f"with:{at.name}", begin=begin)
+    chosen = addresses.pick("Compare with", given, query="with", key=f"with:{at.name}", begin=begin)
     if run is not None and chosen != OTHER:
         step = run.steps[given.index(chosen)]
         at.analyses = "grokking, weights"

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 import workbench
 from analyses import attention
 from analyses.attention import patterns
-from tests.visiting import button, code_of, printed, settled, texts, visit
+from tests.visiting import button, code_of, errors, printed, settled, texts, unfolded, visit
 from workbench.core import runs
 from workbench.core.models import card
 from workbench.ui import attention_grid
@@ -37,7 +37,7 @@ def opened(**query: str) -> AppTest:
 
 
 def test_it_opens_with_labels_and_shows_a_labelled_head(model: Any) -> None:
-    at = opened()
+    at = unfolded(opened())
     scores = attention.score_heads(model)
     assert scores.summary() in texts(at)
     (layer, head), *_ = scores.heads("match + 4")
@@ -58,8 +58,12 @@ def test_a_link_opens_a_head_a_cell_and_a_kind_of_attention(model: Any) -> None:
     assert "What position 3 (to) looks at most" in said
     assert f"{one.top(3)['attention'].iloc[0]:.4g}" in said
     assert "one.figure('weighted').show()" in code_of(at)
-    at = opened(prompt="Mary went to the store", head="99.1", cell="x")
+    at = visit("attention", model=MODEL, prompt="Mary went to the store", head="99.1", cell="x")
     assert "What position 5 (store) looks at most" in texts(at)
+    assert errors(at) == [
+        "The address asks for head = '99.1', which is no head of this model.",
+        "The address asks for cell = 'x', which is no cell of this picture.",
+    ]
 
 
 def test_the_filter_hides_heads_below_the_threshold(model: Any) -> None:
@@ -100,7 +104,7 @@ def test_what_the_model_needs_is_asked_after_a_click_and_the_code_says_the_same(
 
 
 def test_a_model_without_room_for_a_repeat_says_so() -> None:
-    at = visit("attention", model="modadd-113", by="induction")
+    at = unfolded(visit("attention", model="modadd-113", by="induction"))
     said = texts(at)
     assert "induction is not measurable in this model: all heads are shown" in said
     assert "4 of 4 heads are shown" in said
@@ -126,4 +130,4 @@ def test_a_large_model_is_scored_after_a_click_and_shown_layer_by_layer(
     assert next(item.value for item in at.slider if item.label == "Positions") == (13, 15)
     assert "Labels of all heads" not in [item.label for item in at.expander]
     settled(button(at, "Score every head").click().run())
-    assert "16 heads of grammar-4l on 64 random sequences" in texts(at)
+    assert "16 heads of grammar-4l on 64 random sequences" in texts(unfolded(at))

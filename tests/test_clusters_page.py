@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import neuron_clusters as clusters
-from tests.visiting import button, code_of, settled, texts, visit
+from tests.visiting import button, code_of, errors, settled, texts, unfolded, visit
 from workbench.core import runs
 
 NETWORK = "mnist1d-mlp"
@@ -31,17 +31,23 @@ def clicked(at: AppTest, label: str) -> AppTest:
     return settled(button(at, label).click().run())
 
 
+def test_an_address_with_what_is_not_there_says_so() -> None:
+    at = opened(concept="digit 11")
+    (said,) = errors(at)
+    assert said == "The address asks for concept = 'digit 11', which is not there. This is digit 0."
+
+
 def test_a_concept_of_a_network_from_the_map_to_the_ablation() -> None:
     at = opened(concept="digit 1", cell="0.0")
     (run,) = runs.RunStore().runs("neuron_clusters.selectivity")
     found = runs.RunStore().find(clusters.Selectivity, run.id)
     assert found is not None
-    assert found.summary() in texts(at)
+    assert found.summary() in texts(unfolded(at))
     first = [name for name in found.best(200) if name.startswith("layer0")]
     largest = max(first, key=lambda name: found.effect[found.names.index(name)])
     (link,) = at.get("page_link")
     assert link.proto.label == f"**{largest}**: what it wants"
-    at = clicked(at, "Is it in one place?")
+    at = unfolded(clicked(at, "Is it in one place?"))
     shown = texts(at)
     controls = next(item.value for item in at.dataframe if "verdict" in item.value)
     headings = [item.value for item in at.subheader]
@@ -96,7 +102,7 @@ def test_where_all_neurons_lie_in_one_layer_places_are_groups_of_like_weights(
     (run,) = runs.RunStore().runs("neuron_clusters.localize")
     found = runs.RunStore().find(clusters.Localization, run.id)
     assert found is not None
-    assert found.summary() in texts(at)
+    assert found.summary() in texts(unfolded(at))
     assert {len(set(found.hit_places)), found.hit_places[0]} == {1, found.places[0].name}
     assert found.places[0].name.startswith("cluster")
     code = code_of(at)

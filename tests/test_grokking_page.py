@@ -19,7 +19,7 @@ from streamlit.testing.v1 import AppTest
 
 from analyses import grokking
 from analyses.grokking import changes, circuit, curves, drops, tracking
-from tests.visiting import PATIENCE, ROOT, button, run_in, settled, texts, visit
+from tests.visiting import PATIENCE, ROOT, button, run_in, settled, texts, unfolded, visit
 from workbench.core import runs
 from workbench.core.modular import run as training_runs
 from workbench.ui import jobs, subject, trainings
@@ -207,7 +207,7 @@ class TestMeasures:
     def test_measures_and_phases_are_those_of_the_library(
         self, name: str, ended: grokking.TrainingRun
     ) -> None:
-        at = visit("grokking", run=name)
+        at = unfolded(visit("grokking", run=name))
         measures = grokking.track(ended)
         assert measures.summary() in texts(at)
         assert grokking.phases(measures).summary() in texts(at)
@@ -234,7 +234,7 @@ class TestMeasures:
         measures = grokking.track(ended)
         runs.RunStore().put(measures, title="measures")
         monkeypatch.setattr(grokking, "track", None)
-        assert measures.summary() in texts(visit("grokking", run=name))
+        assert measures.summary() in texts(unfolded(visit("grokking", run=name)))
 
     def test_the_code_on_the_page_gives_what_the_page_says(
         self, name: str, ended: grokking.TrainingRun
@@ -249,13 +249,13 @@ class TestMeasures:
         said = printed.getvalue().splitlines()
         assert len(said) == 5
         assert said[:2] == [ended.summary(), grokking.track(ended).summary()]
-        shown = texts(at)
+        shown = texts(unfolded(at))
         assert all(line in shown for line in said)
 
     def test_an_operation_without_a_theory_gets_the_reason_and_what_remains(
         self, control: grokking.TrainingRun
     ) -> None:
-        at = visit("grokking", run=stored(control))
+        at = unfolded(visit("grokking", run=stored(control)))
         shown = texts(at)
         assert "so there is no group to find" in shown
         assert grokking.track(control).summary() in shown
@@ -326,8 +326,8 @@ class TestCheckpoints:
         assert found is not None
         expected = grokking.fourier(opened(name).model(), TASK)
         assert found.summary() == expected.summary()
-        assert expected.summary() in texts(at)
-        again = visit("grokking", run=name)
+        assert expected.summary() in texts(unfolded(at))
+        again = unfolded(visit("grokking", run=name))
         assert expected.summary() in texts(again)
         assert not any(item.label.startswith("Test it") for item in again.button)
 

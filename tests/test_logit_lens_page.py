@@ -10,7 +10,17 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import logit_lens
-from tests.visiting import button, code_of, few_documents, printed, settled, texts, visit
+from tests.visiting import (
+    button,
+    code_of,
+    errors,
+    few_documents,
+    printed,
+    settled,
+    texts,
+    unfolded,
+    visit,
+)
 from workbench import Corpus
 from workbench.core import runs
 from workbench.core.engine import continuation
@@ -90,7 +100,7 @@ def test_a_tuned_lens_is_trained_once_and_told_which_to_believe(model: Any) -> N
     compared = logit_lens.compare(model, held_out, lens, tokens=20_000)
     tokens = ids(model, *continuation.likely_answers(model, PROMPT))
     read = logit_lens.read(model, PROMPT, lens=lens, tokens=tokens)
-    said = texts(at)
+    said = texts(unfolded(at))
     for result in (lens, compared, read):
         assert result.summary() in said
     assert read.summary().startswith("Tuned lens on the residual stream")
@@ -147,7 +157,9 @@ def test_bad_input_is_one_sentence(query: dict[str, str], words: str) -> None:
         {"cell": "../..", "lens-kind": "none", "value": "size"},
     ],
 )
-def test_a_broken_link_falls_back(query: dict[str, str]) -> None:
-    at = opened(**query)
-    assert not at.error
+def test_a_broken_link_says_so_and_falls_back(query: dict[str, str]) -> None:
+    at = visit("logit_lens", model="grammar-4l", **query)
+    said = " ".join(errors(at))
+    for name in {"cell", "position"} & set(query):
+        assert f"The address asks for {name} = '{query[name]}'" in said
     assert "Logit lens on the residual stream" in texts(at)

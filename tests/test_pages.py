@@ -49,12 +49,14 @@ class TestModel:
         frames = [frame.value for frame in at.dataframe]
         facts = next(frame for frame in frames if "fact" in frame)
         assert facts.set_index("fact").loc["d_model", "value"] == "128"
-        hooks = next(frame for frame in frames if "hook point" in frame).set_index("hook point")
-        assert hooks.loc["blocks.0.hook_resid_pre", "shape"] == "batch × position × 128"
         tokens = next(frame for frame in frames if "probability" in frame)
         assert tokens.iloc[0]["token"].strip() == "69"
         assert at.code[0].value.split() == ["12", "57", "=", "69"]
         assert workbench.fingerprint(workbench.load_model("modadd-113")) in texts(at)
+        at.session_state["anatomy"] = "Hook points"
+        hooks = next(one.value for one in at.run().dataframe if "hook point" in one.value)
+        shapes = hooks.set_index("hook point")["shape"]
+        assert shapes["blocks.0.hook_resid_pre"] == "batch × position × 128"
 
     def test_another_prompt_gives_another_answer(self) -> None:
         at = visit("model", model="modadd-113")

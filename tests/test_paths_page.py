@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 import workbench
 from analyses import path_patching
-from tests.visiting import PATIENCE, ROOT, button, run_in, settled, texts, visit
+from tests.visiting import PATIENCE, ROOT, button, run_in, settled, texts, unfolded, visit
 from workbench import ContrastPairs
 from workbench.core import runs
 
@@ -50,7 +50,7 @@ def test_the_main_journey_gives_the_numbers_of_the_library_and_its_code_runs() -
     expected = path_patching.path_patch(*subject())
     assert expected.summary() in texts(at)
     np.testing.assert_array_equal(stored(at).per_prompt, expected.per_prompt)
-    frame = next(item.value for item in at.dataframe if "adjusted_p" in item.value)
+    frame = next(item.value for item in unfolded(at).dataframe if "adjusted_p" in item.value)
     assert tuple(frame.index[:3]) == expected.strongest(3)
     scope, _ = executed(at)
     np.testing.assert_array_equal(scope["result"].per_prompt, expected.per_prompt)

@@ -15,7 +15,7 @@ from analyses import activation_patching, direct_attribution, path_patching
 from analyses.activation_patching import measuring
 from analyses.circuits import discovery
 from tests.core.test_results import altered, small
-from tests.visiting import ROOT, button, printed, settled, texts, visit
+from tests.visiting import ROOT, button, printed, settled, texts, unfolded, visit
 from workbench.core import runs
 
 
@@ -64,7 +64,7 @@ def test_a_link_shows_a_run_again_and_the_code_says_the_same(store: runs.RunStor
     assert at.header[0].value == r"a \<img src=x\> title"
     assert "x" in [element.value for element in at.markdown], "the summary"
     assert at.query_params["run"] in (run, [run])
-    (frame,) = [one.value for one in at.dataframe if "0" in map(str, one.value.columns)]
+    (frame,) = [one.value for one in unfolded(at).dataframe if "0" in map(str, one.value.columns)]
     assert np.array_equal(frame.to_numpy(), small().grid, equal_nan=True)
     said = printed(at.code[-1].value).splitlines()
     assert said[0].startswith(run) and said[1] == "x"

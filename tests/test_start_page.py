@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from analyses import activation_patching, grokking
 from analyses import feature_visualization as features
 from analyses import neuron_clusters as clusters
-from tests.visiting import ROOT, button, settled, texts, visit
+from tests.visiting import ROOT, button, settled, texts, unfolded, visit
 from workbench.core import runs
 from workbench.ui import contents
 
@@ -87,7 +87,7 @@ def test_an_example_answers_and_its_page_has_the_result_at_once(
     (run,) = runs.RunStore().runs(analysis)
     found = runs.RunStore().find(kind, run.id)
     assert found is not None
-    assert found.summary() in texts(page)
+    assert found.summary() in texts(unfolded(page))
     assert {run.id for run in runs.RunStore().runs()} == made
 
 

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 import workbench
 from analyses import grokking, weights
 from analyses.weights import composing, spectra
-from tests.visiting import button, code_of, printed, settled, texts, visit
+from tests.visiting import button, code_of, errors, printed, settled, texts, unfolded, visit
 
 GRAMMAR, MODADD = "grammar-4l", "modadd-113"
 
@@ -46,7 +46,7 @@ def modadd() -> Any:
 def test_matrices_and_the_spectrum_of_the_one_in_the_address(grammar: Any) -> None:
     at = opened("Matrices", matrix="head 1.2 W_V")
     says(at, weights.matrices(grammar), weights.spectrum(grammar, "head 1.2 W_V"))
-    frame = next(item.value for item in at.dataframe if "effective_rank" in item.value)
+    frame = next(item.value for item in unfolded(at).dataframe if "effective_rank" in item.value)
     assert len(frame) == len(weights.matrices(grammar).names)
 
 
@@ -173,16 +173,22 @@ def test_a_folder_from_a_link_is_opened_after_a_click_only(stories: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("section", "model", "query"),
+    ("section", "model", "query", "said"),
     [
-        ("Matrices", MODADD, {"matrix": "<img src=x>"}),
-        ("Heads", MODADD, {"head": "99.99", "score": "no", "circuit": "no"}),
-        ("Composition", GRAMMAR, {"pair": "a.b", "reads": "<b>"}),
-        ("nothing", MODADD, {}),
+        ("Matrices", MODADD, {"matrix": "<img src=x>"}, ["matrix = '<img src=x>', which is not"]),
+        ("Heads", MODADD, {"head": "99.99", "score": "no"}, ["head = '99.99', which is no cell"]),
+        ("Composition", GRAMMAR, {"pair": "a.b", "reads": "<b>"}, ["pair = 'a.b', which is no"]),
+        ("Neurons", MODADD, {"layer": "7", "neuron": "-1"}, ["layer = '7'", "neuron = '-1'"]),
+        ("nothing", MODADD, {}, []),
     ],
 )
-def test_a_broken_link_falls_back(section: str, model: str, query: dict[str, str]) -> None:
-    assert not opened(section, model, **query).error
+def test_a_broken_link_says_what_it_asks_for_in_vain_and_falls_back(
+    section: str, model: str, query: dict[str, str], said: list[str]
+) -> None:
+    at = opened(section, model, **query)
+    assert len(errors(at)) == len(said)
+    for error, words in zip(errors(at), said, strict=True):
+        assert f"The address asks for {words}" in error
 
 
 def test_a_token_that_is_none_is_a_sentence() -> None:

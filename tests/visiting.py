@@ -61,11 +61,26 @@ def button(at: AppTest, label: str) -> Any:
     return next(item for item in at.button if item.label.startswith(label))
 
 
+def unfolded(at: AppTest) -> AppTest:
+    """The same page with everything open that is folded."""
+    for fold in at.expander:
+        at.session_state[f"fold:{fold.label}"] = True
+    return settled(at.run())
+
+
 def texts(at: AppTest) -> str:
     """Everything that the page says, with Markdown's escapes taken out."""
     kinds = (at.title, at.subheader, at.markdown, at.caption, at.info, at.warning, at.error)
-    said = "\n".join(str(element.value) for kind in kinds for element in kind)
-    return re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", said)
+    return "\n".join(_plain(str(element.value)) for kind in kinds for element in kind)
+
+
+def errors(at: AppTest) -> list[str]:
+    """What the page says is wrong, with Markdown's escapes taken out."""
+    return [_plain(str(error.value)) for error in at.error]
+
+
+def _plain(markdown: str) -> str:
+    return re.sub(r"\\([^a-zA-Z0-9\s])", r"\1", markdown)
 
 
 def code_of(at: AppTest) -> str:

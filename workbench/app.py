@@ -15,7 +15,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from workbench.ui import buttons, contents, importing, keeping
+from workbench.ui import addresses, buttons, contents, importing, keeping
 
 PAGES = Path(__file__).resolve().parent.parent / "pages"
 
@@ -35,6 +35,7 @@ def main() -> None:
     asked = {page.title: page.heading for page in chain([first], *others.values())}
     if heading := asked[chosen.title]:
         st.title(heading)
+    addresses.turn_to(chosen.title)
     keeping.warn()
     with keeping.saying_damage():
         chosen.run()

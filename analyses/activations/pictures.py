@@ -55,7 +55,7 @@ def sizes(found: ActivationDistribution) -> go.Figure:
     colours = [plots.COLOURS[1] if int(one) in marked else plots.COLOURS[0] for one in chosen]
     labels = [plots.escape(found.layout.label(int(one))) for one in chosen]
     figure = go.Figure(
-        go.Scattergl(
+        plots.scatter(len(chosen))(
             x=chosen,
             y=out.rms[chosen],
             mode="markers",

@@ -28,7 +28,6 @@ STYLES = {
     "head": plots.COLOURS[0],
     "negative share": plots.COLOURS[1],
 }
-_MOST_SVG = 2_500
 _WIDTHS = 6
 _CURVE_POINTS = 11
 # Where along its line an edge has its marker: heads of one pair of positions take turns.
@@ -68,7 +67,7 @@ def draw(
         index, edges first, as custom data.
     """
     places = np.array([(node.position, layout.state(node)) for node in nodes], dtype=float)
-    kind = go.Scattergl if len(edges) > _MOST_SVG else go.Scatter
+    kind = plots.scatter(len(edges))
     scene = _Scene(edges, shares, nodes, tokens, _curves(edges, steps), places, kind)
     figure = go.Figure(scene.lines())
     if selected is not None:

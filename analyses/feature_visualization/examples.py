@@ -187,15 +187,17 @@ class TopExamples(results.Result):
         kinds = np.array([name.split(".")[0] for name in self.units])
         for place, kind in enumerate(dict.fromkeys(kinds.tolist())):
             here = np.flatnonzero(kinds == kind)
-            figure.add_scattergl(
-                x=self.density[here],
-                y=self.top_values[here, 0],
-                mode="markers",
-                name=kind.replace(" ", ", layer "),
-                marker={"size": 5, "color": plots.COLOURS[place % len(plots.COLOURS)]},
-                customdata=[self.units[i] for i in here],
-                hovertemplate="%{customdata}<br>above zero at %{x:.2%} of tokens"
-                "<br>largest %{y:.3g}<extra></extra>",
+            figure.add_trace(
+                plots.scatter(len(self.units))(
+                    x=self.density[here],
+                    y=self.top_values[here, 0],
+                    mode="markers",
+                    name=kind.replace(" ", ", layer "),
+                    marker={"size": 5, "color": plots.COLOURS[place % len(plots.COLOURS)]},
+                    customdata=[self.units[i] for i in here],
+                    hovertemplate="%{customdata}<br>above zero at %{x:.2%} of tokens"
+                    "<br>largest %{y:.3g}<extra></extra>",
+                )
             )
         figure.update_layout(template=plots.TEMPLATE)
         figure.update_xaxes(title="share of tokens above zero", tickformat=".0%")

@@ -92,7 +92,7 @@ class WeightComparison(results.Result):
         finite = np.isfinite(self.change)
         labels = [plots.escape(name) for name, keep in zip(self.names, finite, strict=True) if keep]
         figure = go.Figure(
-            go.Scattergl(
+            plots.scatter(len(labels))(
                 x=self.change[finite],
                 y=self.cosine[finite],
                 mode="markers",

@@ -85,7 +85,7 @@ class EmbeddingGeometry(results.Result):
         """Tokens along the first two axes."""
         labels = [plots.escape(plots.visible(token)) for token in self.tokens]
         figure = go.Figure(
-            go.Scattergl(
+            plots.scatter(len(labels))(
                 x=self.places[:, 0],
                 y=self.places[:, 1],
                 mode="markers",

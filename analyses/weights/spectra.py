@@ -85,7 +85,7 @@ class MatrixTable(results.Result):
         shown = np.flatnonzero(self.known)
         labels = [plots.escape(self.names[i]) for i in shown]
         figure = go.Figure(
-            go.Scattergl(
+            plots.scatter(len(labels))(
                 x=self.random_rank[shown],
                 y=self.effective_rank[shown],
                 mode="markers",
@@ -97,7 +97,7 @@ class MatrixTable(results.Result):
         )
         reach = [0.0, float(np.max(self.random_rank[shown], initial=1.0))]
         figure.add_trace(
-            go.Scattergl(
+            go.Scatter(
                 x=reach,
                 y=reach,
                 mode="lines",

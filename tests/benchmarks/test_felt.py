@@ -34,25 +34,26 @@ FIRST, CLICK, IMPORT = 1.5, 0.3, 0.2
 QUIET = 800
 SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 # Notes when a page's parts come, and when those within the window do. Work that a change sets off,
-# such as drawing a figure, is over when the frame after it begins. What a table writes into its
-# canvas for screen readers comes later and shows nothing.
+# such as drawing a figure, is over when the frame after it begins; where parts are is asked only
+# there, as asking before it would make the browser lay out the page once more. What a table writes
+# into its canvas for screen readers comes later and shows nothing.
 WATCH = """
 document.addEventListener('click', () => {
   window.felt = {clicked: performance.now(), seen: 0, whole: 0};
 }, true);
 new MutationObserver(changes => {
   if (!window.felt) return;
-  const parts = changes.flatMap(change => [...change.addedNodes, change.target])
-    .map(node => node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement)
-    .filter(node => node?.isConnected && node.closest('[data-testid=stMain]')
-      && !node.closest('canvas'));
-  if (!parts.length) return;
-  const within = parts.some(part => {
-    const place = part.closest('.js-plotly-plot, .stElementContainer')?.getBoundingClientRect();
-    return place && place.height > 0 && place.top < innerHeight && place.bottom > 0;
-  });
   requestAnimationFrame(() => {
-    window.felt.whole = performance.now();
+    const parts = new Set(changes.flatMap(change => [...change.addedNodes, change.target])
+      .map(node => node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement)
+      .filter(node => node?.isConnected && node.closest('[data-testid=stMain]')
+        && !node.closest('canvas'))
+      .map(node => node.closest('.js-plotly-plot, .stElementContainer')));
+    const within = [...parts].some(part => {
+      const place = part?.getBoundingClientRect();
+      return place && place.height > 0 && place.top < innerHeight && place.bottom > 0;
+    });
+    if (parts.size) window.felt.whole = performance.now();
     if (within) window.felt.seen = performance.now();
   });
 }).observe(document, {childList: true, subtree: true, characterData: true});

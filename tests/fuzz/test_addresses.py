@@ -21,6 +21,7 @@ PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
 _READ = re.compile(r"query_params(?:\.get|\.get_all|\.pop)?[\[(]\"([\w-]+)\"")
 _CONSTANT = re.compile(r"^(?:QUERY|POSITION|ANSWER|[A-Z, ]*WRONG) = (.*)$", re.MULTILINE)
 _BOUND = re.compile(r"key=\"([\w-]+)\"(?:(?!key=)[^@])*?bind=\"query-params\"", re.DOTALL)
+_PICKED = re.compile(r"query=\"([\w-]+)\"")
 VALUES = (
     *(text for text in drawing.TEXTS if text and not re.search(r"[\ud800-\udfff]", text)),
     "-99999999999999999999",
@@ -45,7 +46,7 @@ def known() -> list[str]:
     found: set[str] = set()
     for path in (*(ROOT / "pages").glob("*.py"), *(ROOT / "workbench" / "ui").glob("*.py")):
         text = path.read_text()
-        found.update(_READ.findall(text), _BOUND.findall(text))
+        found.update(_READ.findall(text), _BOUND.findall(text), _PICKED.findall(text))
         for constant in _CONSTANT.findall(text):
             found.update(re.findall(r"\"(\w+)\"", constant))
     return sorted(found - {"model"})

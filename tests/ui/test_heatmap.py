@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tests.visiting import errors
 from workbench.core import plots
 from workbench.ui import heatmap
 
@@ -78,8 +79,15 @@ def test_a_link_opens_with_its_cell() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "x", "1", "1.", "3.0", "0.2", "-1.0", "1.0.0", "9" * 5000])
-def test_an_address_that_is_no_cell_is_ignored(address: str) -> None:
-    assert app(address).text[0].value == "None"
+def test_an_address_that_is_no_cell_is_said_until_one_is_clicked(address: str) -> None:
+    at = app(address).run()
+    assert at.text[0].value == "None"
+    assert [error.endswith("which is no cell of this picture.") for error in errors(at)] == (
+        [True] if address else []
+    )
+    click(at, 1, 0)
+    assert not at.error
+    assert not at.run().error
 
 
 def test_a_cell_outside_a_smaller_grid_is_no_longer_chosen() -> None:

@@ -41,7 +41,7 @@ _HIDDEN = "#d9dde3"
 _BLANK = "rgba(128, 128, 128, 0.22)"
 _LONGEST_LABEL = 24
 _MOST_TICKS = 48
-_MOST_SVG_MARKERS = 2_500
+_MOST_SVG_MARKS = 2_500
 _MOST_GAPS = 64
 _ROW_PIXELS = (16, 46)
 _HEIGHTS = (240, 900)
@@ -380,13 +380,23 @@ def _cell_texts(
     return texts
 
 
+def scatter(n_marks: int) -> type[go.Scatter | go.Scattergl]:
+    """The trace that a browser draws some marks fastest with.
+
+    SVG marks are drawn one by one, so many of them are slow; WebGL draws all at once, but its
+    beginning takes a quarter of a second where no graphics card helps.
+
+    Args:
+        n_marks: How many marks the whole figure has.
+    """
+    return go.Scatter if n_marks <= _MOST_SVG_MARKS else go.Scattergl
+
+
 def _cell_markers(values: np.ndarray, texts: list[str]) -> go.Scatter | go.Scattergl:
     """One invisible marker a cell; smaller than any cell, so the nearest one is the cell's own."""
     rows, columns = np.indices(values.shape)
-    # SVG markers are drawn one by one by the browser and get slow; WebGL draws them at once.
-    kind = go.Scatter if values.size <= _MOST_SVG_MARKERS else go.Scattergl
     invisible = {"marker": {"opacity": 0}}
-    return kind(
+    return scatter(values.size)(
         x=columns.ravel(),
         y=rows.ravel(),
         mode="markers",

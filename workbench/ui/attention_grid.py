@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from workbench.ui import addresses
+
 _CSS = """
 #heads{font:12px/1.3 var(--st-font,sans-serif);color:var(--st-text-color)}
 .row{display:flex;gap:8px;align-items:flex-start;margin-bottom:8px}
@@ -128,11 +130,22 @@ def chosen(key: str, layers: int, heads: int) -> Head | None:
     Returns:
         Layer and head, or None where none was chosen or the address names no head of the model.
     """
+    asked = st.query_params.get(QUERY, "")
+    linked = _parse(asked, layers, heads)
     state: Any = st.session_state.get(key) or {}
-    clicked = state.get("head")
+    clicked = str(state.get("head") or "")
     if clicked:
-        st.query_params[QUERY] = str(clicked)
-    layer, _, head = st.query_params.get(QUERY, "").partition(".")
+        st.query_params[QUERY] = clicked
+    found = _parse(clicked, layers, heads) if clicked else linked
+    name = "" if found is None else _name(found)
+    why = "which is no head of this model"
+    addresses.tell(QUERY, asked, name, known=linked is not None, why=why)
+    return found
+
+
+def _parse(text: str, layers: int, heads: int) -> Head | None:
+    """Read `layer.head`; whoever made the link may have written anything."""
+    layer, _, head = text.partition(".")
     plain = all(
         part.isascii() and part.isdigit() and len(part) < len("00000") for part in (layer, head)
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from workbench.core import files, runs
-from workbench.ui import corpora, escaping
+from workbench.ui import addresses, corpora, escaping
 
 if TYPE_CHECKING:
     from workbench.core.prompts.concepts import Concept
@@ -135,7 +135,7 @@ def _by_name(name: str, subject: Any, is_model: bool) -> _Asked | None:
             "script (Concept.of_images)."
         )
         return None
-    chosen = st.selectbox("Concept", list(known), key="concept", bind="query-params")
+    chosen = addresses.pick("Concept", list(known), query="concept")
     st.caption(escaping.markdown(known[chosen]))
     called = "model" if is_model else "network"
     return (

@@ -5,7 +5,7 @@
 2. The click is read before the figure is drawn, so the outline is on the new cell at once.
 3. A second click on a cell deselects it in plotly: the last cell is remembered, and stays.
 4. With `query`, the cell is written to the address as `row.column`, and read from there when the
-   page opens. What is not a cell of this grid is ignored.
+   page opens. What is not a cell of this grid is said, and no cell is chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.core import plots
-from workbench.ui import showing
+from workbench.ui import addresses, showing
 
 
 def clickable(
@@ -62,7 +62,12 @@ def clickable_figure(
     Returns:
         The chosen (row, column), or None where none was chosen yet.
     """
+    asked = "" if query is None else st.query_params.get(query, "")
     cell = _chosen(shape, key, query)
+    if query is not None:
+        known = _within(_parse(asked), shape) is not None
+        chosen = "" if cell is None else f"{cell[0]}.{cell[1]}"
+        addresses.tell(query, asked, chosen, known=known, why="which is no cell of this picture")
     # An outlined cell makes this another chart to Streamlit: its selection starts out empty.
     showing.figure(draw(cell), key=key, on_click="rerun")
     return cell

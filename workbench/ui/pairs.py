@@ -105,7 +105,7 @@ def _task(model_name: str) -> Choice:
     own = card.model_card(model_name).tasks if model_name in card.list_models() else ()
     names = [*own, *(name for name in tasks.TASKS if name not in own)]
     task, n, seed = st.columns([3, 1, 1])
-    name = task.selectbox("Task", names, key="task", bind="query-params")
+    name = addresses.pick("Task", names, query="task", place=task)
     count = n.number_input("Pairs", 1, 500, 32, key="n", bind=addresses.whole_number("n"))
     start = seed.number_input(
         "Seed", 0, 2**31 - 1, 0, key="seed", bind=addresses.whole_number("seed")

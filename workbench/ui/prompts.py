@@ -13,7 +13,7 @@ import streamlit as st
 
 from workbench.core import plots
 from workbench.core.models import card
-from workbench.ui import escaping, jobs, steps
+from workbench.ui import addresses, escaping, jobs, steps
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -24,7 +24,6 @@ QUERY, POSITION, ANSWER, WRONG = "prompt", "position", "answer", "wrong"
 # What an address says about a prompt; a link to another page about the same prompt takes it along.
 ASKED = (QUERY, POSITION, ANSWER, WRONG)
 _WRITTEN_FOR = "the model that the prompt was written for"
-_MOST_DIGITS = 6
 
 
 def usual(name: str, model: TransformerBridge) -> str:
@@ -92,19 +91,15 @@ def position(prompt: Prompt, *, label: str = "Position") -> int:
         The position, counted from the front.
     """
     last = len(prompt) - 1
-    linked = st.query_params.get(POSITION, "")
-    known = linked.isascii() and linked.isdigit() and len(linked) < _MOST_DIGITS
-    begin = min(int(linked), last) if known else last
     labels = [f"{i} {plots.visible(token)}" for i, token in enumerate(prompt.tokens)]
-    chosen = st.selectbox(
+    return addresses.pick(
         label,
         range(len(prompt)),
-        begin,
+        query=POSITION,
         key=f"position:{hash(prompt.ids)}",
+        begin=last,
         format_func=lambda i: labels[i],
     )
-    st.query_params[POSITION] = str(chosen)
-    return chosen
 
 
 def likely(model: TransformerBridge, prompt: Prompt, position: int) -> tuple[str, ...] | None:

@@ -41,6 +41,21 @@ def figure(
     )
 
 
+def fold(label: str, draw: Callable[[], object], *, key: str | None = None) -> None:
+    """Keep something folded; only once it is unfolded does it cost the page and the browser time.
+
+    Args:
+        label: What is in there, in a few words.
+        draw: Draws what is in there. Nothing in there is asked of the user: that would be forgotten
+            when it is folded again.
+        key: Name of the element on its page, where several have the same label.
+    """
+    place = st.expander(label, key=f"fold:{key or label}", on_change="rerun")
+    if place.open:
+        with place:
+            draw()
+
+
 def code(lines: Sequence[str]) -> None:
     """End a page with the script that computes what it shows.
 

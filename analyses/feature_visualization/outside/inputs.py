@@ -153,11 +153,13 @@ class InputAgainstData(results.Result):
         figure = plotly.subplots.make_subplots(
             rows=1, cols=2, subplot_titles=titles, shared_yaxes=True
         )
-        for column, measure in enumerate(("distance", "layer_distance"), start=1):
-            for kind, marker in zip(_DRAWN, cloud.MARKERS, strict=True):
-                inputs: Inputs = getattr(self, kind)
+        shown: list[Inputs] = [getattr(self, kind) for kind in _DRAWN]
+        measures = ("distance", "layer_distance")
+        trace = plots.scatter(len(measures) * sum(len(inputs.activation) for inputs in shown))
+        for column, measure in enumerate(measures, start=1):
+            for kind, inputs, marker in zip(_DRAWN, shown, cloud.MARKERS, strict=True):
                 figure.add_trace(
-                    go.Scattergl(
+                    trace(
                         x=getattr(inputs, measure),
                         y=inputs.activation,
                         mode="markers",

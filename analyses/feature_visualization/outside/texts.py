@@ -164,21 +164,26 @@ class OptimumAgainstExamples(results.Result):
     def figure(self) -> go.Figure:
         """Activation against distance from the corpus, of all texts."""
         figure = go.Figure()
-        for kind, marker in zip(_DRAWN, cloud.MARKERS, strict=True):
-            texts: Texts = getattr(self, kind)
-            figure.add_scattergl(
-                x=texts.distance,
-                y=texts.activation,
-                mode="markers",
-                name=_KINDS[kind],
-                marker=marker,
-                customdata=[
-                    f"{plots.escape(text)}<br>{nats:.2f} nats a token, {unseen:.0%} unseen pairs"
-                    for text, nats, unseen in zip(
-                        texts.texts, texts.cross_entropy, texts.unseen, strict=True
-                    )
-                ],
-                hovertemplate="%{customdata}<br>%{y:.4g} at a distance of %{x:.3g}<extra></extra>",
+        shown: list[Texts] = [getattr(self, kind) for kind in _DRAWN]
+        trace = plots.scatter(sum(len(texts.texts) for texts in shown))
+        for kind, texts, marker in zip(_DRAWN, shown, cloud.MARKERS, strict=True):
+            figure.add_trace(
+                trace(
+                    x=texts.distance,
+                    y=texts.activation,
+                    mode="markers",
+                    name=_KINDS[kind],
+                    marker=marker,
+                    customdata=[
+                        f"{plots.escape(text)}<br>{nats:.2f} nats a token, "
+                        f"{unseen:.0%} unseen pairs"
+                        for text, nats, unseen in zip(
+                            texts.texts, texts.cross_entropy, texts.unseen, strict=True
+                        )
+                    ],
+                    hovertemplate="%{customdata}<br>%{y:.4g} at a distance of %{x:.3g}"
+                    "<extra></extra>",
+                )
             )
         figure.update_layout(template=plots.TEMPLATE, showlegend=True)
         figure.update_xaxes(title="Mahalanobis distance from the corpus (standard deviations)")
