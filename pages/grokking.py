@@ -514,7 +514,7 @@ def show_upload() -> None:
             return dataclasses.replace(curve, source=place.name)
 
     try:
-        column = st.selectbox("Column", read(None), required=True)
+        column = st.selectbox("Column", read(None))
         curve: curves.Curve = read(column)
     except curves.CurveError as error:
         st.error(escaping.markdown(str(error)))

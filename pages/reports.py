@@ -71,9 +71,7 @@ def pick_report() -> str:
     def follow() -> None:
         reopen(st.session_state["chosen report"])
 
-    return st.selectbox(
-        "Report", options, format_func=label, key="chosen report", on_change=follow, required=True
-    )
+    return st.selectbox("Report", options, format_func=label, key="chosen report", on_change=follow)
 
 
 def reopen(name: str) -> None:
@@ -366,7 +364,6 @@ def show_section(report: Report, name: str) -> None:
         list(sections),
         format_func=lambda one: wording.visible(sections[one].title),
         key=f"section:{name}",
-        required=True,
     )
     section: Section = sections[asked]
     labels = wording.labels(report)

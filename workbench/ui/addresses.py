@@ -56,16 +56,18 @@ def pick(
     """
     names = [str(option) for option in options]
     linked = st.query_params.get(query, "")
-    at = names.index(linked) if linked in names else -1
-    first = at if at >= 0 and key is not None else options.index(begin) if begin is not None else 0
+    known = linked in names
+    first = 0 if begin is None else options.index(begin)
+    if known and key is not None:
+        first = names.index(linked)
     drawn: Any = place or st
     bound = {"bind": "query-params"} if key is None else {}
-    asked: dict[str, Any] = {"key": key or query, "required": True, **bound, **settings}
+    asked: dict[str, Any] = {"key": key or query, **bound, **settings}
     chosen: Option = drawn.selectbox(label, options, first, **asked)
     if key is not None:
         st.query_params[query] = str(chosen)
-    reason = "which is not there" if why is None or at >= 0 else why(linked)
-    tell(query, linked, str(chosen), known=at >= 0, why=reason, place=place)
+    reason = why(linked) if why is not None and linked and not known else "which is not there"
+    tell(query, linked, str(chosen), known=known, why=reason)
     return chosen
 
 
@@ -93,19 +95,11 @@ def number(
     chosen = int(drawn.number_input(label, 0, last, key=key))
     st.query_params[query] = str(chosen)
     reason = f"which is no whole number from 0 to {last:,}"
-    tell(query, linked, str(chosen), known=known, why=reason, place=place)
+    tell(query, linked, str(chosen), known=known, why=reason)
     return chosen
 
 
-def tell(
-    query: str,
-    asked: str,
-    chosen: str,
-    *,
-    known: bool,
-    why: str,
-    place: DeltaGenerator | None = None,
-) -> None:
+def tell(query: str, asked: str, chosen: str, *, known: bool, why: str) -> None:
     """Say what the address asks for in vain, until something is chosen instead.
 
     Args:
@@ -114,7 +108,6 @@ def tell(
         chosen: What is shown; "" for nothing.
         known: Whether the address asks for something that is there.
         why: What is wrong with it otherwise, as the end of a sentence about it.
-        place: Where it is said.
     """
     kept: dict[str, dict[str, Any]] = st.session_state.setdefault(_KEPT, {})
     one = kept.setdefault(query, {})
@@ -129,8 +122,7 @@ def tell(
         return
     said = f"The address asks for {query} = {reading.quoted(one['refused'])}, {one['why']}"
     shown = f" This is {reading.plain(chosen)}." if chosen else ""
-    drawn: Any = place or st
-    drawn.error(escaping.markdown(f"{said.rstrip('.')}.{shown}"))
+    st.error(escaping.markdown(f"{said.rstrip('.')}.{shown}"))
 
 
 def turn_to(page: str) -> None:

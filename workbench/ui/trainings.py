@@ -81,9 +81,7 @@ def pick() -> str:
         st.query_params.pop("compare", None)
         st.query_params["run"] = st.session_state["chosen run"]
 
-    return st.selectbox(
-        "Run", options, format_func=label, key="chosen run", on_change=follow, required=True
-    )
+    return st.selectbox("Run", options, format_func=label, key="chosen run", on_change=follow)
 
 
 def pick_others(name: str) -> dict[str, run.TrainingRun]:
@@ -144,7 +142,6 @@ def start() -> None:
         "Recipe",
         list(recipes.RECIPES),
         help="A published set-up; what differs from it is set below.",
-        required=True,
     )
     st.caption(
         f"A quick one that shows everything: p = {_SUGGESTED.p} with {_SUGGESTED.fraction:.0%} of "
@@ -388,6 +385,4 @@ def _ask_recipe(preset: recipes.Recipe) -> dict[str, Any]:
 
 
 def _ask_stop(stops: tuple[training.Stop, ...], *, key: str) -> training.Stop:
-    return st.selectbox(
-        "Train until", stops, format_func=lambda stop: STOPS[stop], key=key, required=True
-    )
+    return st.selectbox("Train until", stops, format_func=lambda stop: STOPS[stop], key=key)
