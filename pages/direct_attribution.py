@@ -1,13 +1,14 @@
 """Direct attribution: which parts write this logit?
 
 1. Pick a model, write a prompt, choose a position and an answer, or two that are compared.
-2. See the logit as a sum: the largest parts one after another, all of them at every position, heads
-   by where they look, neurons. Each leads on to its own page.
+2. See the logit as a sum: the largest parts one after another; then all of them at every position,
+   or heads by where they look, or neurons. Each leads on to its own page.
 3. See what really happens without a part, and whether its share is more than that of one prompt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -38,11 +39,10 @@ if TYPE_CHECKING:
     from workbench.core.prompts.prompt import Prompt
 
 ROWS = ("layers", "heads", "parts")
+SECTIONS = ("Positions", "Heads", "Neurons")
 # Columns that fit beside each other, and links below a picture.
 WINDOW, LINKS = 100, 6
 QUICK = 2.0
-# Layers that half a page has room for.
-SIDE_BY_SIDE = 12
 
 
 def attributed(
@@ -126,24 +126,22 @@ def show_positions(name: str, found: direct_attribution.DirectAttribution) -> No
     show_links(name, inside)
 
 
-def show_heads_and_neurons(name: str, found: direct_attribution.DirectAttribution) -> None:
-    """Stacked heads, where they bring their shares from, and neurons."""
-    many = found.by_source.shape[0] > SIDE_BY_SIDE
-    left, right = (st.container(), st.container()) if many else st.columns(2)
-    with left:
-        st.subheader("Heads of each layer")
-        showing.figure(direct_attribution.head_bars(found))
-        st.caption(
-            "Stacked up where they raise it, down where they lower it; a diamond is the sum."
-        )
-    with right:
-        st.subheader("Neurons")
-        neurons = found.neurons()
-        if neurons:
-            showing.figure(direct_attribution.neuron_bars(found))
-            show_links(name, neurons)
-        else:
-            st.caption("The model has no MLPs.")
+def show_neurons(name: str, found: direct_attribution.DirectAttribution) -> None:
+    """The neurons with the largest shares."""
+    st.subheader("Which neurons?")
+    neurons = found.neurons()
+    if neurons:
+        showing.figure(direct_attribution.neuron_bars(found))
+        show_links(name, neurons)
+    else:
+        st.caption("The model has no MLPs.")
+
+
+def show_heads(name: str, found: direct_attribution.DirectAttribution) -> None:
+    """Stacked heads, and where they bring their shares from."""
+    st.subheader("Which heads of each layer?")
+    showing.figure(direct_attribution.head_bars(found))
+    st.caption("Stacked up where they raise it, down where they lower it; a diamond is the sum.")
     st.subheader("Where do heads bring it from?")
     grid = found.sources(start=max(0, found.position + 1 - WINDOW))
     cell = heatmap.clickable_figure(
@@ -232,6 +230,11 @@ def show_pairs(name: str, model: TransformerBridge, seconds: float) -> list[str]
     ]
 
 
+DRAW: dict[str, Callable[[str, direct_attribution.DirectAttribution], None]] = dict(
+    zip(SECTIONS, (show_positions, show_heads, show_neurons), strict=True)
+)
+
+
 def look(name: str, model: TransformerBridge) -> None:
     """Everything below the model picker."""
     prompt = prompts.box(name, model)
@@ -243,8 +246,16 @@ def look(name: str, model: TransformerBridge) -> None:
         return
     st.markdown(escaping.markdown(found.summary()))
     show_sum(name, found)
-    show_positions(name, found)
-    show_heads_and_neurons(name, found)
+    section = st.segmented_control(
+        "Look at",
+        SECTIONS,
+        default=SECTIONS[0],
+        key="section",
+        required=True,
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    DRAW[section or SECTIONS[0]](name, found)
     downloads.offer_unstored(found, "direct-attribution")
     checking = show_check(name, model, found)
     over_pairs = show_pairs(name, model, found.provenance.wall_time)

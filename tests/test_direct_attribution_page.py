@@ -38,11 +38,22 @@ def test_it_shows_the_sum_and_its_control_and_its_code_says_the_same(model: Any)
     script = code_of(at)
     assert "ContrastPairs" not in script
     assert printed(script) == f"{found.summary()}\n{check.summary()}\n"
-    # Waterfall, grid, heads, neurons, sources, and the check.
-    assert len(at.get("plotly_chart")) == 6
+    # Waterfall, grid, and the check.
+    assert len(at.get("plotly_chart")) == 3
     head = next(name for name in found.largest if direct_attribution.unit_of(name))
     unit = direct_attribution.unit_of(head)
     assert f"{unit} ({found.share(head):+.3g})" in labels(at)
+
+
+def test_the_sum_is_also_told_by_heads_and_by_neurons(model: Any) -> None:
+    found = direct_attribution.attribute(model, PROMPT, " Mary", wrong=" John")
+    sources = found.sources()
+    head = direct_attribution.unit_of(sources.rows[2])
+    at = opened(section="Heads", source="2.2")
+    assert f"{head} ({sources.values[2, 2]:+.3g})" in labels(at)
+    # Waterfall, stacked heads, where they look, and the check.
+    assert len(at.get("plotly_chart")) == 4
+    at = settled(at.segmented_control(key="section").set_value("Neurons").run())
     neuron, share = next(iter(found.neurons().items()))
     assert f"{neuron} ({share:+.3g})" in labels(at)
 
@@ -61,16 +72,13 @@ def test_a_chosen_cell_says_what_is_in_it(model: Any, rows: str, label: str) -> 
     found = direct_attribution.attribute(model, PROMPT, " Mary", wrong=" John")
     grid = found.grid(rows)
     row = grid.rows.index(label)
-    sources = found.sources()
-    at = opened(rows=rows, cell=f"{row}.4", source="2.2")
+    at = opened(rows=rows, cell=f"{row}.4")
     said = texts(at)
     assert f"{label} at position 4 (John): {grid.values[row, 4]:+.4g}" in said
     inside = found.inside(label, 4)
     part = next(name for name in inside if direct_attribution.unit_of(name))
     assert f"{direct_attribution.unit_of(part)} ({inside[part]:+.3g})" in labels(at)
     assert len(inside) == 1 or next(iter(inside)) in said
-    head = direct_attribution.unit_of(sources.rows[2])
-    assert f"{head} ({sources.values[2, 2]:+.3g})" in labels(at)
 
 
 def test_many_prompts_come_after_a_click(model: Any) -> None:

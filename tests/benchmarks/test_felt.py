@@ -4,8 +4,9 @@
 2. A click on each page of the navigation, everything it shows being known already: until what the
    window shows stands, and until what lies beneath it does, which is seen after scrolling. The
    browser itself takes the time, from the click that it sees to the last frame that it changed.
-3. Another model: until the page says what it is about now.
-4. `import analyses` in a fresh interpreter, less the start of the interpreter.
+3. A click within a page, what it leads to being known: likewise.
+4. Another model: until the page says what it is about now.
+5. `import analyses` in a fresh interpreter, less the start of the interpreter.
 
 Medians of several trials; the first page of a fresh server is one. Run by `make bench`.
 """
@@ -46,16 +47,19 @@ document.addEventListener('click', () => {
 new MutationObserver(changes => {
   if (!window.felt) return;
   requestAnimationFrame(() => {
-    const parts = new Set(changes.flatMap(change => [...change.addedNodes, change.target])
-      .map(node => node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement)
-      .filter(node => node?.isConnected && node.closest('[data-testid=stMain]')
-        && !node.closest('canvas'))
-      .map(node => node.closest('.js-plotly-plot, .stElementContainer')));
+    const shown = node => node?.isConnected && node.closest('[data-testid=stMain]')
+      && !node.closest('canvas');
+    const element = node => node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement;
+    const part = node => node.closest('.js-plotly-plot, .stElementContainer');
+    const added = changes.flatMap(change => [...change.addedNodes]).map(element).filter(shown);
+    const targets = changes.map(change => element(change.target)).filter(shown);
+    // What is put into a container is no part of another one: it counts by itself.
+    const parts = new Set([...added.map(node => part(node) ?? node), ...targets.map(part)]);
     const within = [...parts].some(part => {
       const place = part?.getBoundingClientRect();
       return place && place.height > 0 && place.top < innerHeight && place.bottom > 0;
     });
-    if (parts.size) window.felt.whole = performance.now();
+    if (added.length || targets.length) window.felt.whole = performance.now();
     if (within) window.felt.seen = performance.now();
   });
 }).observe(document, {childList: true, subtree: true, characterData: true});
@@ -103,6 +107,24 @@ def say(what: str, seconds: float, most: float, checked: str = "") -> None:
         f"of the {most:g} s it may take",
         seconds=f"{seconds:.2f} s",
         checked=checked,
+    )
+
+
+def felt(tab: sync_api.Page) -> tuple[float, float]:
+    """Seconds from the last click until the window stood, and until all beneath it did."""
+    clicked, seen, every = tab.evaluate("[felt.clicked, felt.seen, felt.whole]")
+    assert every > clicked
+    # What is changed may all lie beneath the window.
+    return max(seen - clicked, 0.0) / 1000, (every - clicked) / 1000
+
+
+def say_felt(what: str, times: list[tuple[float, float]]) -> None:
+    seen, every = (statistics.median(column) for column in zip(*times, strict=True))
+    say(
+        f"{what}, all known, until the window shows it",
+        seen,
+        CLICK,
+        checked=f"{every / CLICK:.2f} until all beneath it is drawn, too",
     )
 
 
@@ -159,15 +181,49 @@ def test_clicks_where_all_is_known(address: str, browser: sync_api.Browser) -> N
             # Nothing asks the browser for anything meanwhile.
             tab.wait_for_timeout(QUIET)
             whole(tab)
-            felt = tab.evaluate("window.felt")
             if trial:
-                seen, every = felt["seen"] - felt["clicked"], felt["whole"] - felt["clicked"]
-                found[name].append((seen / 1000, every / 1000))
+                found[name].append(felt(tab))
     for name, times in found.items():
-        seen, every = (statistics.median(column) for column in zip(*times, strict=True))
-        what = f"a click that leads to {name}, all known, until the window shows it"
-        say(what, seen, CLICK, checked=f"{every / CLICK:.2f} until all beneath it is drawn, too")
-    assert min(min(one) for times in found.values() for one in times) > 0
+        say_felt(f"a click that leads to {name}", times)
+
+
+@pytest.mark.benchmark
+def test_clicks_within_a_page(address: str, browser: sync_api.Browser) -> None:
+    tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    tab.add_init_script(WATCH)
+
+    def measured(what: str, page: str, *clicks: Callable[[], None]) -> None:
+        tab.goto(f"{address}/{page}")
+        whole(tab)
+        found: list[tuple[float, float]] = []
+        for trial in range(CLICKS + 1):
+            for click in clicks:
+                click()
+                tab.wait_for_timeout(QUIET)
+                whole(tab)
+                if trial:
+                    found.append(felt(tab))
+        say_felt(f"a click on {what}", found)
+
+    def cell(share: float) -> Callable[[], None]:
+        def click() -> None:
+            drawn = tab.locator(".js-plotly-plot .nsewdrag").first
+            drawn.scroll_into_view_if_needed()
+            box = drawn.bounding_box()
+            assert box is not None
+            tab.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+
+        return click
+
+    def section(name: str) -> Callable[[], None]:
+        return tab.get_by_role("radio", name=name, exact=True).click
+
+    model = "model=grammar-4l"
+    measured("a cell of a heat map (Logit lens)", f"logit_lens?{model}", cell(0.3), cell(0.7))
+    sections = section("Heads"), section("Matrices")
+    measured("a section (Weights)", f"weights?{model}", *sections)
+    fold = tab.locator("summary").first
+    measured("what is folded (Features)", f"features?{model}", fold.click)
 
 
 @pytest.mark.benchmark
