@@ -118,7 +118,7 @@ class TestEmbedding:
         found = weights.embedding(grammar, "unembedding", drawn=50)
         assert len(found.ids) == len(set(found.ids.tolist())) == 50
         assert len(found.lengths) == 440
-        assert found.figure().to_dict()["data"][0]["type"] == "scattergl"
+        assert len(found.figure().to_dict()["data"][0]["customdata"]) == 50
 
     def test_residues_have_those_neighbours_that_their_waves_bring_near(self, modadd: Any) -> None:
         found = weights.neighbours(modadd, "5", k=4)
