@@ -342,20 +342,12 @@ def look(name: str, model: TransformerBridge) -> None:
     if prompt is None:
         return
     links.same_prompt(name, "activations")
-    section = st.segmented_control(
-        "Look at",
-        SECTIONS,
-        default=SECTIONS[0],
-        key="section",
-        required=True,
-        label_visibility="collapsed",
-        bind="query-params",
-    )
+    section = showing.section(SECTIONS)
     # The stream is all hook points of it together.
     hook = "" if section == SECTIONS[2] else pick_hook(model)
     if hook is None:
         return
-    code = DRAW[section or SECTIONS[0]](Looked(name, model, prompt, hook))
+    code = DRAW[section](Looked(name, model, prompt, hook))
     if code:
         opens = "Corpus, load_model" if any("Corpus" in line for line in code) else "load_model"
         start = [f"from workbench import {opens}", "from analyses import activations", ""]

@@ -593,17 +593,9 @@ def look() -> None:
     sections = {ONE: one_concept, MANY: many_concepts, GROUPS: groups}
     if not looked.is_model:
         sections[GROW] = more_channels
-    section = st.segmented_control(
-        "Look at",
-        list(sections),
-        default=ONE,
-        key="section",
-        required=True,
-        label_visibility="collapsed",
-        bind="query-params",
-    )
+    section = showing.section(list(sections))
     try:
-        code = sections.get(section or ONE, one_concept)(looked)
+        code = sections.get(section, one_concept)(looked)
     except ValueError as error:
         st.error(escaping.markdown(str(error)))
         return

@@ -315,25 +315,17 @@ def look(name: str, model: TransformerBridge) -> None:
     # A list that another one is put before, or that a click turns, is another one.
     mark = f"dictionary:{len(known)}:{known.index(asked) if asked in known else 0}"
     place = addresses.pick("Dictionary", known, query="dictionary", key=mark)
-    section = st.segmented_control(
-        "Look at",
-        SECTIONS,
-        default=SECTIONS[0],
-        key="section",
-        required=True,
-        label_visibility="collapsed",
-        bind="query-params",
-    )
+    section = showing.section(SECTIONS)
     if section == SECTIONS[-1]:
         train(name, model, corpus)
         open_folder(model)
         return
     try:
-        at = Opened(name, model, corpus, place or known[0])
+        at = Opened(name, model, corpus, place)
     except ValueError as error:
         st.error(escaping.markdown(str(error)))
         return
-    code = DRAW[section or SECTIONS[0]](at)
+    code = DRAW[section](at)
     if code:
         script = [
             "from workbench import Corpus, load_model",

@@ -246,16 +246,8 @@ def look(name: str, model: TransformerBridge) -> None:
         return
     st.markdown(escaping.markdown(found.summary()))
     show_sum(name, found)
-    section = st.segmented_control(
-        "Look at",
-        SECTIONS,
-        default=SECTIONS[0],
-        key="section",
-        required=True,
-        bind="query-params",
-        label_visibility="collapsed",
-    )
-    DRAW[section or SECTIONS[0]](name, found)
+    section = showing.section(SECTIONS)
+    DRAW[section](name, found)
     downloads.offer_unstored(found, "direct-attribution")
     checking = show_check(name, model, found)
     over_pairs = show_pairs(name, model, found.provenance.wall_time)

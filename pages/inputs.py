@@ -295,16 +295,8 @@ def look() -> None:
     channel = addresses.number("Channel", last, query="channel", key=f"channel:{hook}", place=right)
     if hook == CLASSES:
         st.caption(f"Channel {channel} is the class {escaping.markdown(card.classes[channel])}.")
-    section = st.segmented_control(
-        "Look at",
-        SECTIONS,
-        default=SECTIONS[0],
-        key="section",
-        required=True,
-        label_visibility="collapsed",
-        bind="query-params",
-    )
-    code = DRAW[section or SECTIONS[0]](name, hook, channel)
+    section = showing.section(SECTIONS)
+    code = DRAW[section](name, hook, channel)
     if code:
         script = [
             "from analyses import feature_visualization as features",

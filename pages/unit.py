@@ -792,16 +792,8 @@ def look(name: str, model: TransformerBridge) -> None:
     at = pick_unit(name, model, corpus)
     if at is None:
         return
-    section = st.segmented_control(
-        "Look at",
-        SECTIONS,
-        default=SECTIONS[0],
-        key="section",
-        required=True,
-        label_visibility="collapsed",
-        bind="query-params",
-    )
-    DRAW[section or SECTIONS[0]](at)
+    section = showing.section(SECTIONS)
+    DRAW[section](at)
     if at.code:
         body = "\n".join(at.code)
         reads = "seen" in body or "held_out" in body

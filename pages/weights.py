@@ -498,7 +498,7 @@ SECTIONS: dict[str, Callable[[Looked], None]] = {
 
 def look(at: Looked) -> None:
     """Everything below the picker."""
-    section = segments("Look at", tuple(SECTIONS), key="section")
+    section = showing.section(tuple(SECTIONS))
     SECTIONS[section](at)
     if at.code:
         imports = ["from workbench import load_model", f"from analyses import {at.analyses}"]

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from tests.visiting import errors
 from workbench.core import plots
-from workbench.ui import heatmap
+from workbench.ui import addresses
 
 
 def page() -> None:
@@ -98,8 +98,8 @@ def test_a_cell_outside_a_smaller_grid_is_no_longer_chosen() -> None:
 
 
 def test_digits_of_other_scripts_are_no_cell() -> None:
-    assert heatmap._parse("1.0") == (1, 0)
-    assert heatmap._parse("²." + "١") is None
+    assert addresses.cell("1.0", (3, 2)) == (1, 0)
+    assert addresses.cell("²." + "١", (3, 2)) is None
 
 
 def test_a_figure_of_a_result_can_be_clicked_too() -> None:

@@ -99,6 +99,24 @@ def number(
     return chosen
 
 
+def cell(text: str, shape: tuple[int, int]) -> tuple[int, int] | None:
+    """Read `row.column`; whoever made the link may have written anything.
+
+    Args:
+        text: What the address says.
+        shape: Rows and columns that there are.
+
+    Returns:
+        Row and column, or None where there is no such cell.
+    """
+    row, point, column = text.partition(".")
+    if not point or not (row.isascii() and row.isdigit() and column.isascii() and column.isdigit()):
+        return None
+    if len(text) > len("99999.99999") or int(row) >= shape[0] or int(column) >= shape[1]:
+        return None
+    return int(row), int(column)
+
+
 def tell(query: str, asked: str, chosen: str, *, known: bool, why: str) -> None:
     """Say what the address asks for in vain, until something is chosen instead.
 

@@ -131,27 +131,16 @@ def chosen(key: str, layers: int, heads: int) -> Head | None:
         Layer and head, or None where none was chosen or the address names no head of the model.
     """
     asked = st.query_params.get(QUERY, "")
-    linked = _parse(asked, layers, heads)
+    linked = addresses.cell(asked, (layers, heads))
     state: Any = st.session_state.get(key) or {}
     clicked = str(state.get("head") or "")
     if clicked:
         st.query_params[QUERY] = clicked
-    found = _parse(clicked, layers, heads) if clicked else linked
+    found = addresses.cell(clicked, (layers, heads)) if clicked else linked
     name = "" if found is None else _name(found)
     why = "which is no head of this model"
     addresses.tell(QUERY, asked, name, known=linked is not None, why=why)
     return found
-
-
-def _parse(text: str, layers: int, heads: int) -> Head | None:
-    """Read `layer.head`; whoever made the link may have written anything."""
-    layer, _, head = text.partition(".")
-    plain = all(
-        part.isascii() and part.isdigit() and len(part) < len("00000") for part in (layer, head)
-    )
-    if not plain or int(layer) >= layers or int(head) >= heads:
-        return None
-    return int(layer), int(head)
 
 
 def show(tiles: Sequence[Tile], layers: Sequence[int], *, head: Head | None, key: str) -> None:

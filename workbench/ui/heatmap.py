@@ -65,7 +65,7 @@ def clickable_figure(
     asked = "" if query is None else st.query_params.get(query, "")
     cell = _chosen(shape, key, query)
     if query is not None:
-        known = _within(_parse(asked), shape) is not None
+        known = addresses.cell(asked, shape) is not None
         chosen = "" if cell is None else f"{cell[0]}.{cell[1]}"
         addresses.tell(query, asked, chosen, known=known, why="which is no cell of this picture")
     # An outlined cell makes this another chart to Streamlit: its selection starts out empty.
@@ -84,7 +84,7 @@ def _chosen(shape: tuple[int, int], key: str, query: str | None) -> plots.Cell |
         return clicked
     if memory not in st.session_state:
         address = st.query_params.get(query, "") if query is not None else ""
-        st.session_state[memory] = _within(_parse(address), shape)
+        st.session_state[memory] = addresses.cell(address, shape)
     return _within(st.session_state[memory], shape)
 
 
@@ -93,14 +93,6 @@ def _clicked(event: Mapping[str, Any] | None) -> plots.Cell | None:
         return None
     points = cast("list[dict[str, Any]]", event["selection"]["points"])
     return (int(points[0]["y"]), int(points[0]["x"])) if points else None
-
-
-def _parse(text: str) -> plots.Cell | None:
-    """Read `row.column`; whoever made the link may have written anything."""
-    row, point, column = text.partition(".")
-    if not point or not (row.isascii() and row.isdigit() and column.isascii() and column.isdigit()):
-        return None
-    return (int(row), int(column)) if len(text) <= len("99999.99999") else None
 
 
 def _within(cell: plots.Cell | None, shape: tuple[int, int]) -> plots.Cell | None:

@@ -41,19 +41,39 @@ def figure(
     )
 
 
-def fold(label: str, draw: Callable[[], object], *, key: str | None = None) -> None:
+def fold(label: str, draw: Callable[[], object]) -> None:
     """Keep something folded; only once it is unfolded does it cost the page and the browser time.
 
     Args:
         label: What is in there, in a few words.
         draw: Draws what is in there. Nothing in there is asked of the user: that would be forgotten
             when it is folded again.
-        key: Name of the element on its page, where several have the same label.
     """
-    place = st.expander(label, key=f"fold:{key or label}", on_change="rerun")
+    place = st.expander(label, key=f"fold:{label}", on_change="rerun")
     if place.open:
         with place:
             draw()
+
+
+def section(sections: Sequence[str]) -> str:
+    """Draw the choice of what a page looks at; it stands in the address.
+
+    Args:
+        sections: Their names; the first is looked at to begin with.
+
+    Returns:
+        One of them.
+    """
+    chosen = st.segmented_control(
+        "Look at",
+        sections,
+        default=sections[0],
+        key="section",
+        required=True,
+        label_visibility="collapsed",
+        bind="query-params",
+    )
+    return chosen or sections[0]
 
 
 def code(lines: Sequence[str]) -> None:
